@@ -118,7 +118,9 @@ class Payload:
         known = {argument.name: argument for argument in self.arguments}
         if unknown := sorted(values.keys() - known.keys()):
             takes = ", ".join(known) or "no arguments"
-            X
+            raise PayloadError(
+                f"payload {self.name} has no argument {unknown[0]!r}; it takes {takes}"
+            )
         registers = {}
         for argument in self.arguments:
             if argument.name not in values and not argument.optional:
