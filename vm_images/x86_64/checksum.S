@@ -7,7 +7,8 @@
 # Per page: sum += word; running += sum, over the 512 words, from sum = CHECKSUM_SEED; the report is
 # sum ^ rotl(running, 1). Two instructions a word, because some hosts emulate each of them, and
 # sums are what Python computes fastest (page_checksum in kvmharness/payload.py is the same
-# function). The seed makes a page of zeros differ from a register that was never written.
+# function). The seed makes a page of zeros differ from a register that was never written. It tells
+# pages of a test apart; it is no defence against contents made to collide.
 # Registers only: any number of vCPUs can run one copy.
 
 .include "protocol.inc"

@@ -14,8 +14,10 @@
 #    8  VMMCALL   number          a0                a1        a2        rax afterwards
 #    9  CPUID leaf                subleaf                               eax, ebx, ecx, edx
 #   10  PIO   bytes to write      gpa of the bytes                      (one REP OUTSB to the console)
-#   11  DEBUG (INT3; without guest debugging: SHUTDOWN)
-# At CPL3 HLT and the MSR instructions fault, which ends in SHUTDOWN.
+#   11  DEBUG (INT3; without guest debugging: SHUTDOWN, or INTERNAL_ERROR from an emulator)
+# At CPL3 HLT and the MSR instructions fault, which ends in SHUTDOWN. The MSR instructions leave KVM
+# only for an MSR that an MSR filter or KVM itself hands to userspace, and the hypercalls only for a
+# number that KVM forwards. REP OUTSB may come as one exit or as several.
 
 .include "protocol.inc"
 
@@ -33,7 +35,7 @@ _start:
         CASE    1, .Lmmio_read
         CASE    2, .Lmmio_write
         CASE    3, .Lpio_in
-        CASE    4, .Ltriple_fault
+        CASE    4, .Lshutdown
         CASE    5, .Lrdmsr
         CASE    6, .Lwrmsr
         CASE    7, .Lvmcall
@@ -60,7 +62,7 @@ _start:
         in      %dx, %eax               # clears the upper half of %rax
         jmp     .Lreport
 
-.Ltriple_fault:
+.Lshutdown:
         ud2
 
 .Lrdmsr:
