@@ -42,7 +42,7 @@ SOURCE = '#include "compat.h"\n#include "shim.h"\n'
 
 
 def require_supported_platform() -> None:
-    """Exit with one line where the x86 uAPI can't be compiled, before a compiler says it in fifty."""
+    """Exit with one line where the x86 uAPI can't be compiled, before a compiler writes fifty."""
     machine = platform.machine()
     if sys.platform != "linux" or machine != "x86_64" or struct.calcsize("P") != 8:
         sys.exit(
@@ -52,7 +52,7 @@ def require_supported_platform() -> None:
 
 
 def uapi_include_dirs(tree: str | None = None) -> list[str]:
-    """Include directories for a header tree; `tree` defaults to $KVMHARNESS_UAPI, "" is the system's.
+    """Include directories of a header tree, $KVMHARNESS_UAPI by default; "" is the system's.
 
     Debian keeps <asm/...> beside <linux/...> in a directory named after the architecture;
     headers_install doesn't.
@@ -85,7 +85,7 @@ def make_builder(module: str = "kvmharness._kvm", folder: Path = HERE) -> cffi.F
         SOURCE,
         include_dirs=[*uapi_include_dirs(), str(folder)],
         depends=[str(path) for path in sorted(folder.glob("*.h"))],
-        # 900 small functions that only report a constant: optimising them costs time, gains nothing.
+        # Hundreds of functions that report a constant: optimising them gains nothing.
         extra_compile_args=["-O1", "-g0", "-Wall", "-Werror=implicit-function-declaration"],
         py_limited_api=True,
     )
