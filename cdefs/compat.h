@@ -39,7 +39,7 @@
 #error "kvmharness needs kernel headers of 6.1 or newer (Debian package linux-libc-dev); or set KVMHARNESS_UAPI=<dir> to a newer tree"
 #endif
 
-/* 6.2 */
+/* 6.2 to 6.7 */
 #ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
 #define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
 #endif
@@ -50,10 +50,9 @@
 #define KVM_MSR_FILTER_VALID_MASK (KVM_MSR_FILTER_DEFAULT_DENY)
 #endif
 #ifndef KVM_MSR_EXIT_REASON_VALID_MASK
-#define KVM_MSR_EXIT_REASON_VALID_MASK (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
+#define KVM_MSR_EXIT_REASON_VALID_MASK \
+	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 #endif
-
-/* 6.3 */
 #ifndef KVM_CAP_PMU_EVENT_MASKED_EVENTS
 #define KVM_CAP_PMU_EVENT_MASKED_EVENTS 226
 #endif
@@ -63,16 +62,12 @@
 #ifndef KVM_PMU_EVENT_FLAGS_VALID_MASK
 #define KVM_PMU_EVENT_FLAGS_VALID_MASK (KVM_PMU_EVENT_FLAG_MASKED_EVENTS)
 #endif
-
-/* 6.4 */
 #ifndef KVM_CAP_COUNTER_OFFSET
 #define KVM_CAP_COUNTER_OFFSET 227
 #endif
 #ifndef KVM_EXIT_HYPERCALL_LONG_MODE
 #define KVM_EXIT_HYPERCALL_LONG_MODE _BITULL(0)
 #endif
-
-/* 6.6 */
 #ifndef KVM_DEV_VFIO_FILE
 #define KVM_DEV_VFIO_FILE 1
 #endif
@@ -155,7 +150,7 @@ struct kvmh_kvm_memory_attributes {
 #define KVM_SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, struct kvm_memory_attributes)
 #endif
 
-/* 6.10 and 6.11: SEV_INIT2, SNP, pre-fault */
+/* 6.9 to 6.12: SEV_INIT2, SNP, pre-fault */
 #ifndef KVM_X86_SEV_VM
 #define KVM_X86_SEV_VM 2
 #endif
@@ -185,6 +180,15 @@ struct kvmh_kvm_memory_attributes {
 #endif
 #ifndef KVM_CAP_X86_GUEST_MODE
 #define KVM_CAP_X86_GUEST_MODE 238
+#endif
+#ifndef KVM_X86_QUIRK_SLOT_ZAP_ALL
+#define KVM_X86_QUIRK_SLOT_ZAP_ALL (1 << 7)
+#endif
+#ifndef KVM_X86_QUIRK_STUFF_FEATURE_MSRS
+#define KVM_X86_QUIRK_STUFF_FEATURE_MSRS (1 << 8)
+#endif
+#ifndef KVM_X86_QUIRK_IGNORE_GUEST_PAT
+#define KVM_X86_QUIRK_IGNORE_GUEST_PAT (1 << 9)
 #endif
 
 #ifndef KVM_PRE_FAULT_MEMORY
@@ -376,17 +380,6 @@ struct kvmh_kvm_sev_snp_launch_finish {
 	__u64 pad1[4];
 };
 #define kvm_sev_snp_launch_finish kvmh_kvm_sev_snp_launch_finish
-#endif
-
-/* 6.12 to 6.15 */
-#ifndef KVM_X86_QUIRK_SLOT_ZAP_ALL
-#define KVM_X86_QUIRK_SLOT_ZAP_ALL (1 << 7)
-#endif
-#ifndef KVM_X86_QUIRK_STUFF_FEATURE_MSRS
-#define KVM_X86_QUIRK_STUFF_FEATURE_MSRS (1 << 8)
-#endif
-#ifndef KVM_X86_QUIRK_IGNORE_GUEST_PAT
-#define KVM_X86_QUIRK_IGNORE_GUEST_PAT (1 << 9)
 #endif
 
 /* 6.16: TDX */

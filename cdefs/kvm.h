@@ -31,7 +31,7 @@ struct kvm_userspace_memory_region {
 	__u32 slot;
 	__u32 flags;
 	__u64 guest_phys_addr;
-	__u64 memory_size;
+	__u64 memory_size; /* bytes; 0 deletes the slot */
 	__u64 userspace_addr;
 };
 
@@ -39,9 +39,9 @@ struct kvm_userspace_memory_region2 {
 	__u32 slot;
 	__u32 flags;
 	__u64 guest_phys_addr;
-	__u64 memory_size;
+	__u64 memory_size; /* bytes; 0 deletes the slot */
 	__u64 userspace_addr;
-	__u64 guest_memfd_offset;
+	__u64 guest_memfd_offset; /* bytes */
 	__u32 guest_memfd;
 	__u32 pad1;
 	__u64 pad2[14];
@@ -87,7 +87,7 @@ struct kvm_dirty_log {
 	__u32 slot;
 	__u32 padding1;
 	union {
-		void *dirty_bitmap;
+		void *dirty_bitmap; /* a bit per page */
 		__u64 padding2;
 	};
 };
@@ -97,7 +97,7 @@ struct kvm_clear_dirty_log {
 	__u32 num_pages;
 	__u64 first_page;
 	union {
-		void *dirty_bitmap;
+		void *dirty_bitmap; /* a bit per page */
 		__u64 padding2;
 	};
 };
@@ -138,6 +138,7 @@ struct kvm_enc_region {
 #define KVM_IRQ_ROUTING_IRQCHIP 1
 #define KVM_IRQ_ROUTING_MSI 2
 #define KVM_IRQ_ROUTING_HV_SINT 4
+#define KVM_IRQ_ROUTING_XEN_EVTCHN 5
 #define KVM_IRQFD_FLAG_DEASSIGN 0x1
 #define KVM_IRQFD_FLAG_RESAMPLE 0x2
 #define KVM_MSI_VALID_DEVID 0x1
@@ -250,7 +251,7 @@ struct kvm_msi {
 struct kvm_ioeventfd {
 	__u64 datamatch;
 	__u64 addr;
-	__u32 len;
+	__u32 len; /* 1, 2, 4 or 8 bytes; 0 for any */
 	__s32 fd;
 	__u32 flags;
 	__u8 pad[36];
@@ -517,6 +518,7 @@ struct kvm_stats_desc {
 
 /* ---- what KVM_RUN leaves in the mapping of the vCPU fd ---- */
 
+/* kvm_run.exit_reason */
 #define KVM_EXIT_UNKNOWN 0
 #define KVM_EXIT_EXCEPTION 1
 #define KVM_EXIT_IO 2
@@ -544,22 +546,28 @@ struct kvm_stats_desc {
 #define KVM_EXIT_DIRTY_RING_FULL 31
 #define KVM_EXIT_AP_RESET_HOLD 32
 #define KVM_EXIT_X86_BUS_LOCK 33
+#define KVM_EXIT_XEN 34
 #define KVM_EXIT_NOTIFY 37
 #define KVM_EXIT_MEMORY_FAULT 39
 #define KVM_EXIT_TDX 40
 #define KVM_EXIT_SNP_REQ_CERTS 43
+
+/* kvm_run.hyperv.type, kvm_run.xen.type, kvm_run.io.direction */
 #define KVM_EXIT_HYPERV_SYNIC 1
 #define KVM_EXIT_HYPERV_HCALL 2
 #define KVM_EXIT_HYPERV_SYNDBG 3
+#define KVM_EXIT_XEN_HCALL 1
 #define KVM_EXIT_IO_IN 0
 #define KVM_EXIT_IO_OUT 1
-#define KVM_EXIT_XEN 34
-#define KVM_EXIT_XEN_HCALL 1
+
+/* kvm_run.internal.suberror, kvm_run.emulation_failure.flags */
 #define KVM_INTERNAL_ERROR_EMULATION 1
 #define KVM_INTERNAL_ERROR_SIMUL_EX 2
 #define KVM_INTERNAL_ERROR_DELIVERY_EV 3
 #define KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON 4
 #define KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES 0x1
+
+/* kvm_run.system_event.type */
 #define KVM_SYSTEM_EVENT_SHUTDOWN 1
 #define KVM_SYSTEM_EVENT_RESET 2
 #define KVM_SYSTEM_EVENT_CRASH 3
@@ -567,12 +575,18 @@ struct kvm_stats_desc {
 #define KVM_SYSTEM_EVENT_SUSPEND 5
 #define KVM_SYSTEM_EVENT_SEV_TERM 6
 #define KVM_SYSTEM_EVENT_TDX_FATAL 7
+
+/* kvm_run.msr.reason */
 #define KVM_MSR_EXIT_REASON_INVAL 0x1
 #define KVM_MSR_EXIT_REASON_UNKNOWN 0x2
 #define KVM_MSR_EXIT_REASON_FILTER 0x4
 #define KVM_MSR_EXIT_REASON_VALID_MASK 0x7
+
+/* kvm_run.notify.flags, kvm_run.memory_fault.flags */
 #define KVM_NOTIFY_CONTEXT_INVALID 0x1
 #define KVM_MEMORY_EXIT_FLAG_PRIVATE 0x8
+
+/* sizeof(kvm_run.s), in bytes */
 #define SYNC_REGS_SIZE_BYTES 2048
 
 struct kvm_hyperv_exit {
@@ -710,7 +724,7 @@ struct kvm_run {
 			__u8 size;
 			__u16 port;
 			__u32 count;
-			__u64 data_offset;
+			__u64 data_offset; /* from the start of struct kvm_run */
 		} io;
 		struct {
 			struct kvm_debug_exit_arch arch;
@@ -896,6 +910,7 @@ struct kvm_run {
 #define KVM_CAP_PIT_STATE2 35
 #define KVM_CAP_IOEVENTFD 36
 #define KVM_CAP_SET_IDENTITY_MAP_ADDR 37
+#define KVM_CAP_XEN_HVM 38
 #define KVM_CAP_ADJUST_CLOCK 39
 #define KVM_CAP_INTERNAL_ERROR_DATA 40
 #define KVM_CAP_VCPU_EVENTS 41

@@ -187,7 +187,7 @@ struct kvm_sev_snp_launch_start {
 struct kvm_sev_snp_launch_update {
 	__u64 gfn_start;
 	__u64 uaddr;
-	__u64 len;
+	__u64 len; /* bytes left, on return */
 	__u8 type;
 	__u8 pad0;
 	__u16 flags;
