@@ -79,9 +79,7 @@ class InaccessibleMemory(HarnessError):
             "the end of the file)",
             "SIGSEGV": "nothing is mapped there, or not for this access",
         }.get(signal_name, "the access faulted")
-        super().__init__(
-            f"{action} at {address:#x}: {signal_name} after {copied} bytes; {why}"
-        )
+        super().__init__(f"{action} at {address:#x}: {signal_name} after {copied} bytes; {why}")
 
 
 class ResourceLeak(HarnessError):
@@ -94,7 +92,7 @@ def errno_name(number: int) -> str:
 
 
 def describe(result: Result[Any]) -> str:
-    """Say in a sentence what failed: the ioctl, the errno, the firmware's code, and what it means."""
+    """Say what failed in a sentence: the ioctl, the errno, the firmware's code, what it means."""
     meaning = result.meaning or _KVM_MEANING.get(result.errno) or os.strerror(result.errno)
     text = f"{result.name} failed: {errno_name(result.errno)} ({meaning})"
     if result.fw_error is not None:

@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def checkout_dir() -> Path | None:
-    """Return the top of the checkout this package is imported from, or None for an installed wheel."""
+    """Return the top of the checkout this package is imported from; None for a wheel."""
     top = _PACKAGE.parent
     return top if (top / "cdefs" / "build.py").is_file() else None
 

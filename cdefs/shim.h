@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The few things that have to be C: an ioctl whose errno can't be lost, KVM_RUN with a deadline, and
+ * copies that survive a page the host may not touch.
+ *
+ * System calls here return -errno, as the kernel does, so that nothing between the call and the
+ * reader (another thread, a signal handler, the GIL) can change what is reported.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static int64_t kvmh_result(int64_t r)
+{
+	return r < 0 ? -errno : r;
+}
+
+static int64_t kvmh_ioctl(int fd, unsigned long request, void *arg)
+{
+	return kvmh_result(ioctl(fd, request, arg));
+}
+
+static int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg)
+{
+	return kvmh_result(ioctl(fd, request, arg));
+}
+
+static int kvmh_thread_id(void)
+{
+	return (int)syscall(SYS_gettid);
+}
+
+/* ------------------------------------------------------------------ KVM_RUN with a deadline
+ *
+ * A timer of the calling thread raises a real-time signal at the deadline. Its handler sets
+ * kvm_run.immediate_exit before the interrupted KVM_RUN returns EINTR; a signal that arrives just
+ * before the ioctl is entered makes the ioctl itself return EINTR, so the deadline can't be missed.
+ * The timer then repeats every 10 ms: a kernel that swallows one signal and goes on gets the next.
+ */
+#define KVMH_SIGNAL (SIGRTMIN + 5)
+#define KVMH_REPEAT_NS 10000000L
+
+/* The kernel writes to this thread's current run page while the handler may set immediate_exit. */
+static __thread struct kvm_run *volatile kvmh_current_run;
+static __thread volatile sig_atomic_t kvmh_deadline_passed;
+
+static void kvmh_on_deadline(int signal, siginfo_t *info, void *context)
+{
+	struct kvm_run *run = kvmh_current_run;
+
+	(void)signal;
+	(void)context;
+	if (info->si_code == SI_TIMER)
+		kvmh_deadline_passed = 1;
+	if (run)
+		run->immediate_exit = 1;
+}
+
+static pthread_once_t kvmh_run_once = PTHREAD_ONCE_INIT;
+
+static void kvmh_install_run_signal(void)
+{
+	struct sigaction action;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_sigaction = kvmh_on_deadline;
+	action.sa_flags = SA_SIGINFO; /* no SA_RESTART: KVM_RUN has to come back */
+	sigemptyset(&action.sa_mask);
+	sigaction(KVMH_SIGNAL, &action, NULL);
+}
+
+/* Run until an exit or for timeout_ns. -ETIME: the deadline passed. -EINTR: another signal. */
+static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
+{
+	struct sigevent event;
+	struct itimerspec when;
+	sigset_t unblock, before;
+	timer_t timer;
+	int64_t r;
+
+	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
+	memset(&event, 0, sizeof(event));
+	event.sigev_notify = SIGEV_THREAD_ID;
+	event.sigev_signo = KVMH_SIGNAL;
+	event._sigev_un._tid = kvmh_thread_id();
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer))
+		return -errno;
+
+	kvmh_deadline_passed = 0;
+	kvmh_current_run = run;
+	sigemptyset(&unblock);
+	sigaddset(&unblock, KVMH_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &unblock, &before);
+
+	if (timeout_ns < 1)
+		timeout_ns = 1;
+	when.it_value.tv_sec = timeout_ns / 1000000000;
+	when.it_value.tv_nsec = timeout_ns % 1000000000;
+	when.it_interval.tv_sec = 0;
+	when.it_interval.tv_nsec = KVMH_REPEAT_NS;
+	r = timer_settime(timer, 0, &when, NULL) ? -errno : 0;
+	if (!r)
+		r = kvmh_result(ioctl(fd, KVM_RUN, 0));
+
+	/* Delete before clearing: a signal still pending must find a run page it may write to. */
+	timer_delete(timer);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	kvmh_current_run = NULL;
+	if (r == -EINTR && kvmh_deadline_passed)
+		r = -ETIME;
+	/* A kick that came after the exit stays set for the next run; a deadline's is used up. */
+	if (kvmh_deadline_passed)
+		run->immediate_exit = 0;
+	return r;
+}
+
+/* Make the thread `tid` leave KVM_RUN, and its next KVM_RUN on this run page return at once. */
+static int kvmh_kick(struct kvm_run *run, int tid)
+{
+	/* The thread may not have come to its first run: unhandled, the signal would end us. */
+	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
+	run->immediate_exit = 1;
+	if (!tid)
+		return 0;
+	return (int)kvmh_result(syscall(SYS_tgkill, getpid(), tid, KVMH_SIGNAL));
+}
+
+/* ------------------------------------------------------------------ guarded copies
+ *
+ * A load or store to a guest_memfd page that is private to the guest raises SIGBUS. The handler
+ * jumps back here when the fault lies inside a guarded range of this thread, and otherwise hands the
+ * signal to whoever had it before. Copies go page by page, so that `copied` is exact to the page
+ * and what was copied before a fault is whole.
+ */
+#define KVMH_PAGE 4096UL
+
+struct kvmh_copy {
+	uint64_t copied;
+	uint64_t fault_address;
+	int signal;
+	int code;
+};
+
+static __thread sigjmp_buf kvmh_guard;
+static __thread volatile sig_atomic_t kvmh_guarded;
+static __thread volatile uintptr_t kvmh_guard_start[2], kvmh_guard_end[2];
+static __thread siginfo_t kvmh_fault;
+static struct sigaction kvmh_before_bus, kvmh_before_segv;
+static pthread_mutex_t kvmh_handler_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void kvmh_on_fault(int signal, siginfo_t *info, void *context)
+{
+	uintptr_t address = (uintptr_t)info->si_addr;
+	struct sigaction *before = signal == SIGBUS ? &kvmh_before_bus : &kvmh_before_segv;
+	int i;
+
+	(void)context;
+	if (kvmh_guarded && info->si_code > 0)
+		for (i = 0; i < 2; i++)
+			if (address >= kvmh_guard_start[i] && address < kvmh_guard_end[i]) {
+				kvmh_guarded = 0;
+				kvmh_fault = *info;
+				siglongjmp(kvmh_guard, 1);
+			}
+	/*
+	 * Not ours: put back what was there and return, so that the instruction faults again into
+	 * it. What is put back is used once: a handler that chains to us ends in the default.
+	 */
+	sigaction(signal, before, NULL);
+	memset(before, 0, sizeof(*before));
+	before->sa_handler = SIG_DFL;
+	if (info->si_code <= 0)
+		raise(signal); /* sent, not faulted: it will not come again by itself */
+}
+
+/* pytest's faulthandler and others install their own handlers at any time: look each time. */
+static void kvmh_install_handler(int signal, struct sigaction *before)
+{
+	struct sigaction now, action;
+
+	sigaction(signal, NULL, &now);
+	if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == kvmh_on_fault)
+		return;
+	memset(&action, 0, sizeof(action));
+	action.sa_sigaction = kvmh_on_fault;
+	/* NODEFER, so that jumping out of the handler leaves no signal blocked. */
+	action.sa_flags = SA_SIGINFO | SA_NODEFER;
+	sigemptyset(&action.sa_mask);
+	pthread_mutex_lock(&kvmh_handler_lock);
+	*before = now;
+	sigaction(signal, &action, NULL);
+	pthread_mutex_unlock(&kvmh_handler_lock);
+}
+
+static void kvmh_guarded_move(volatile char *to, const volatile char *from, int byte, uint64_t size,
+			      struct kvmh_copy *out)
+{
+	volatile uint64_t done = 0;
+
+	memset(out, 0, sizeof(*out));
+	kvmh_install_handler(SIGBUS, &kvmh_before_bus);
+	kvmh_install_handler(SIGSEGV, &kvmh_before_segv);
+	kvmh_guard_start[0] = (uintptr_t)to;
+	kvmh_guard_end[0] = (uintptr_t)to + size;
+	kvmh_guard_start[1] = (uintptr_t)from;
+	kvmh_guard_end[1] = from ? (uintptr_t)from + size : 0;
+	if (sigsetjmp(kvmh_guard, 0)) {
+		out->copied = done;
+		out->fault_address = (uintptr_t)kvmh_fault.si_addr;
+		out->signal = kvmh_fault.si_signo;
+		out->code = kvmh_fault.si_code;
+		return;
+	}
+	kvmh_guarded = 1;
+	while (done < size) {
+		/* The guarded side is page-aligned in the end; step to the next page of either. */
+		uint64_t step = KVMH_PAGE - (((uintptr_t)to + done) & (KVMH_PAGE - 1));
+		uint64_t other = KVMH_PAGE - (((uintptr_t)from + done) & (KVMH_PAGE - 1));
+
+		if (from && other < step)
+			step = other;
+		if (step > size - done)
+			step = size - done;
+		if (from)
+			memcpy((void *)(to + done), (const void *)(from + done), step);
+		else
+			memset((void *)(to + done), byte, step);
+		done += step;
+	}
+	kvmh_guarded = 0;
+	out->copied = done;
+}
+
+static void kvmh_copy(void *to, void *from, uint64_t size, struct kvmh_copy *out)
+{
+	kvmh_guarded_move(to, from, 0, size, out);
+}
+
+static void kvmh_fill(void *to, int byte, uint64_t size, struct kvmh_copy *out)
+{
+	kvmh_guarded_move(to, NULL, byte, size, out);
+}
+
+/* ------------------------------------------------------------------ memory
+ *
+ * Python's mmap module duplicates the fd it maps, which would keep a guest_memfd alive behind the
+ * back of a test about lifetimes, and can't place, protect or punch a mapping.
+ */
+static int64_t kvmh_mmap(uint64_t address, uint64_t size, int prot, int flags, int fd, int64_t offset)
+{
+	void *p = mmap((void *)(uintptr_t)address, size, prot, flags, fd, offset);
+
+	return p == MAP_FAILED ? -errno : (int64_t)(uintptr_t)p;
+}
+
+static int kvmh_munmap(uint64_t address, uint64_t size)
+{
+	return (int)kvmh_result(munmap((void *)(uintptr_t)address, size));
+}
+
+static int kvmh_mprotect(uint64_t address, uint64_t size, int prot)
+{
+	return (int)kvmh_result(mprotect((void *)(uintptr_t)address, size, prot));
+}
+
+static int kvmh_madvise(uint64_t address, uint64_t size, int advice)
+{
+	return (int)kvmh_result(madvise((void *)(uintptr_t)address, size, advice));
+}
+
+static int kvmh_mbind(uint64_t address, uint64_t size, int mode, uint64_t nodemask, unsigned int flags)
+{
+	unsigned long mask = nodemask;
+
+	return (int)kvmh_result(syscall(SYS_mbind, (void *)(uintptr_t)address, size, mode,
+					nodemask ? &mask : NULL, 64UL, flags));
+}
+
+static int64_t kvmh_fallocate(int fd, int mode, int64_t offset, int64_t size)
+{
+	return kvmh_result(fallocate(fd, mode, offset, size));
+}

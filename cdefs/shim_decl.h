@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* What cdefs/shim.h offers to Python beside the kernel's own declarations. */
+
+int64_t kvmh_ioctl(int fd, unsigned long request, void *arg);
+int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg);
+
+int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns);
+int kvmh_kick(struct kvm_run *run, int tid);
+int kvmh_thread_id(void);
+
+struct kvmh_copy {
+	uint64_t copied;	/* bytes copied before the fault */
+	uint64_t fault_address;	/* si_addr, 0 when nothing faulted */
+	int signal;		/* SIGBUS, SIGSEGV, or 0 */
+	int code;		/* si_code */
+};
+void kvmh_copy(void *to, void *from, uint64_t size, struct kvmh_copy *out);
+void kvmh_fill(void *to, int byte, uint64_t size, struct kvmh_copy *out);
+
+int64_t kvmh_mmap(uint64_t address, uint64_t size, int prot, int flags, int fd, int64_t offset);
+int kvmh_munmap(uint64_t address, uint64_t size);
+int kvmh_mprotect(uint64_t address, uint64_t size, int prot);
+int kvmh_madvise(uint64_t address, uint64_t size, int advice);
+int kvmh_mbind(uint64_t address, uint64_t size, int mode, uint64_t nodemask, unsigned int flags);
+int64_t kvmh_fallocate(int fd, int mode, int64_t offset, int64_t size);

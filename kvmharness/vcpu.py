@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""A vCPU fd: registers, KVM_RUN with a deadline, and the typed exit it ends in."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kvmharness import ioctl
+from kvmharness.errors import KvmError, RunTimeout
+from kvmharness.exits import Exit, InterruptedExit, IoExit, MmioExit, read_exit
+from kvmharness.fd import MAP_SHARED, OwnedFd, map_memory
+from kvmharness.ffi import ffi, lib
+from kvmharness.ioctl import Result, raising
+
+EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
+
+#: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
+_FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
+
+
+class VcpuTry:
+    """The calls a vCPU fd takes, each giving a Result."""
+
+    def __init__(self, vcpu: Vcpu) -> None:
+        self._vcpu = vcpu
+
+    def _get(self, name: str, kind: str) -> Result[Any]:
+        data = ffi.new(f"struct {kind} *")
+        return ioctl.call(self._vcpu.fileno(), name, data).with_value(data)
+
+    def get_regs(self) -> Result[Any]:
+        """KVM_GET_REGS: the value is a ``struct kvm_regs *``."""
+        return self._get("KVM_GET_REGS", "kvm_regs")
+
+    def set_regs(self, regs: Any) -> Result[int]:
+        """KVM_SET_REGS of a ``struct kvm_regs *``."""
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_REGS", regs)
+
+    def get_sregs(self) -> Result[Any]:
+        """KVM_GET_SREGS: segments, control registers, EFER; a ``struct kvm_sregs *``."""
+        return self._get("KVM_GET_SREGS", "kvm_sregs")
+
+    def set_sregs(self, sregs: Any) -> Result[int]:
+        """KVM_SET_SREGS of a ``struct kvm_sregs *``. EINVAL: an impossible combination."""
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_SREGS", sregs)
+
+    def set_cpuid2(self, cpuid: Any) -> Result[int]:
+        """KVM_SET_CPUID2 of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``."""
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_CPUID2", cpuid)
+
+    def get_msrs(self, indices: Iterable[int]) -> Result[dict[int, int]]:
+        """KVM_GET_MSRS: the value maps each index that could be read to its contents.
+
+        ``ret`` is how many were read: the kernel stops at the first that it can't.
+        """
+        wanted = list(indices)
+        msrs = ffi.new("struct kvm_msrs *", {"entries": len(wanted)})
+        msrs.nmsrs = len(wanted)
+        for entry, index in zip(msrs.entries, wanted, strict=False):
+            entry.index = index
+        result = ioctl.call(self._vcpu.fileno(), "KVM_GET_MSRS", msrs)
+        got = {int(msrs.entries[i].index): int(msrs.entries[i].data) for i in range(result.ret)}
+        return result.with_value(got)
+
+    def set_msrs(self, values: Mapping[int, int]) -> Result[int]:
+        """KVM_SET_MSRS: the value is how many were set; the kernel stops at the first refusal."""
+        msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
+        msrs.nmsrs = len(values)
+        for position, (index, data) in enumerate(values.items()):
+            msrs.entries[position].index = index
+            msrs.entries[position].data = data
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_MSRS", msrs)
+
+    def pre_fault_memory(self, gpa: int, size: int, flags: int = 0) -> Result[int]:
+        """KVM_PRE_FAULT_MEMORY (6.11): map `size` bytes from `gpa` in the second-level table.
+
+        The kernel advances the range as it goes: ``written_back`` is (gpa, size). ENOTTY where
+        the kernel lacks it, ENOENT without a memslot, EINVAL for an unaligned or empty range.
+        """
+        arguments = ffi.new("struct kvm_pre_fault_memory *")
+        arguments.gpa = gpa
+        arguments.size = size
+        arguments.flags = flags
+        return ioctl.call(
+            self._vcpu.fileno(),
+            "KVM_PRE_FAULT_MEMORY",
+            arguments,
+            written_back=lambda: (int(arguments.gpa), int(arguments.size)),
+        )
+
+    def interrupt(self, vector: int) -> Result[int]:
+        """KVM_INTERRUPT: queue `vector`; without an in-kernel interrupt controller only."""
+        arguments = ffi.new("struct kvm_interrupt *")
+        arguments.irq = vector
+        return ioctl.call(self._vcpu.fileno(), "KVM_INTERRUPT", arguments)
+
+    def set_guest_debug(self, control: int) -> Result[int]:
+        """KVM_SET_GUEST_DEBUG: `control` is KVM_GUESTDBG_*; single-step exits as DebugExit."""
+        debug = ffi.new("struct kvm_guest_debug *")
+        debug.control = control
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_GUEST_DEBUG", debug)
+
+    def enable_cap(self, capability: int, *args: int) -> Result[int]:
+        """KVM_ENABLE_CAP on the vCPU: `args` are up to four u64."""
+        arguments = ffi.new("struct kvm_enable_cap *")
+        arguments.cap = capability
+        for index, value in enumerate(args):
+            arguments.args[index] = value
+        return ioctl.call(self._vcpu.fileno(), "KVM_ENABLE_CAP", arguments)
+
+    def get_mp_state(self) -> Result[int]:
+        """KVM_GET_MP_STATE: KVM_MP_STATE_RUNNABLE and so on."""
+        state = ffi.new("struct kvm_mp_state *")
+        result = ioctl.call(self._vcpu.fileno(), "KVM_GET_MP_STATE", state)
+        return result.with_value(int(state.mp_state))
+
+    def set_mp_state(self, value: int) -> Result[int]:
+        """KVM_SET_MP_STATE: runnable, halted, or waiting for INIT or SIPI."""
+        state = ffi.new("struct kvm_mp_state *")
+        state.mp_state = value
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_MP_STATE", state)
+
+    def memory_encrypt_op(self, command: Any, *, show: Any = None) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the vCPU: `command` is a struct kvm_tdx_cmd *."""
+        return ioctl.call(
+            self._vcpu.fileno(),
+            "KVM_MEMORY_ENCRYPT_OP",
+            command,
+            show=show,
+            fw_error=lambda: int(command.hw_error),
+        )
+
+
+class Vcpu(OwnedFd):
+    """A vCPU, made by ``Vm.create_vcpu``; ``kvm_run`` is its mapped ``struct kvm_run *``.
+
+    Runs on whichever thread calls run(); two threads at once are the kernel's to serialise.
+    """
+
+    def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
+        super().__init__(fd)
+        self.id = vcpu_id
+        self.try_ = VcpuTry(self)
+        try:
+            self._mapping = map_memory(mmap_size, flags=MAP_SHARED, fd=fd)
+        except BaseException:
+            self.close()
+            raise
+        self.kvm_run = ffi.cast("struct kvm_run *", self._mapping.address)
+        self._running_in = 0
+        self._kicked = False
+        self._lock = threading.Lock()
+
+    get_regs = raising(VcpuTry.get_regs)
+    set_regs = raising(VcpuTry.set_regs)
+    get_sregs = raising(VcpuTry.get_sregs)
+    set_sregs = raising(VcpuTry.set_sregs)
+    set_cpuid2 = raising(VcpuTry.set_cpuid2)
+    get_msrs = raising(VcpuTry.get_msrs)
+    set_msrs = raising(VcpuTry.set_msrs)
+    pre_fault_memory = raising(VcpuTry.pre_fault_memory)
+    interrupt = raising(VcpuTry.interrupt)
+    set_guest_debug = raising(VcpuTry.set_guest_debug)
+    enable_cap = raising(VcpuTry.enable_cap)
+    get_mp_state = raising(VcpuTry.get_mp_state)
+    set_mp_state = raising(VcpuTry.set_mp_state)
+    memory_encrypt_op = raising(VcpuTry.memory_encrypt_op)
+
+    def run(self, timeout: float) -> Exit:
+        """KVM_RUN: run until the guest exits, at most `timeout` seconds.
+
+        Raises RunTimeout at the deadline, also when the kernel itself loops, and KvmError when
+        KVM_RUN fails. A kick ends it as InterruptedExit; a Python signal handler runs, and may
+        raise, in between.
+        """
+        deadline = time.monotonic_ns() + max(int(timeout * 1e9), 1)
+        while True:
+            ret = self._enter(deadline - time.monotonic_ns())
+            if ret >= 0:
+                return read_exit(self.kvm_run)
+            number = -ret
+            if number == errno.EINTR:
+                if self._take_kick():
+                    return InterruptedExit(lib.KVM_EXIT_INTR)
+                continue
+            if number == errno.ETIME:
+                raise RunTimeout(self._timeout_message(timeout))
+            fault = self.kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
+            if number in _FAULT_ERRNOS and fault:
+                return read_exit(self.kvm_run, number)
+            raise KvmError(Result("KVM_RUN", -1, number))
+
+    def kick(self) -> None:
+        """Make the vCPU leave KVM_RUN, or its next KVM_RUN return at once, from any thread."""
+        with self._lock:
+            if self.closed:
+                return
+            self._kicked = True
+            # Under the lock: the thread can't end between the look and the signal.
+            lib.kvmh_kick(self.kvm_run, self._running_in)
+
+    def complete_io(self, exit_: IoExit | MmioExit, data: bytes) -> None:
+        """Give a read its answer: `data` is what the guest's IN or load gets at its next run."""
+        if isinstance(exit_, IoExit):
+            target = ffi.cast("char *", self.kvm_run) + exit_.data_offset
+            ffi.memmove(target, data, min(len(data), exit_.size * exit_.count))
+        else:
+            ffi.memmove(self.kvm_run.mmio.data, data, min(len(data), 8))
+
+    def complete_msr(self, data: int = 0, *, error: bool = False) -> None:
+        """Answer a MsrExit: the value a RDMSR gets, or with `error` a #GP."""
+        self.kvm_run.msr.data = data
+        self.kvm_run.msr.error = int(error)
+
+    def complete_hypercall(self, value: int) -> None:
+        """Answer a HypercallExit: what the guest finds in RAX."""
+        self.kvm_run.hypercall.ret = value
+
+    def close(self) -> None:
+        """Unmap struct kvm_run and close the fd."""
+        if hasattr(self, "_lock"):
+            with self._lock:
+                self._mapping.close()
+                super().close()
+        else:
+            super().close()
+
+    def _enter(self, timeout_ns: int) -> int:
+        if self.closed:
+            return -errno.EBADF
+        with self._lock:
+            self._running_in = lib.kvmh_thread_id()
+        try:
+            return ioctl.run(self.fileno(), self.kvm_run, timeout_ns)
+        finally:
+            with self._lock:
+                self._running_in = 0
+
+    def _take_kick(self) -> bool:
+        with self._lock:
+            kicked, self._kicked = self._kicked, False
+            if kicked:
+                self.kvm_run.immediate_exit = 0
+            return kicked
+
+    def _timeout_message(self, timeout: float) -> str:
+        where = ""
+        regs = self.try_.get_regs()
+        if regs.ok and regs.value is not None:
+            where = f", rip {int(regs.value.rip):#x}"
+        return (
+            f"vCPU {self.id} did not exit within {timeout:g} s{where}: the guest loops, waits for "
+            "an interrupt that never comes, or the kernel loops inside KVM_RUN"
+        )
