@@ -62,9 +62,9 @@ def uapi_include_dirs(tree: str | None = None) -> list[str]:
         return []
     root = Path(tree).resolve()
     if not (root / "linux" / "kvm.h").is_file():
-        sys.exit(
-            f"kvmharness: no linux/kvm.h under {root}. Give the include directory of a kernel "
-            "header tree, for example usr/include of an unpacked linux-libc-dev."
+        raise FileNotFoundError(
+            f"no linux/kvm.h under {root}; give the include directory of a kernel header tree, "
+            "for example usr/include of an unpacked linux-libc-dev"
         )
     multiarch = root / "x86_64-linux-gnu"
     return [str(root), *([str(multiarch)] if multiarch.is_dir() else [])]
@@ -79,11 +79,15 @@ def declare(ffi: cffi.FFI, folder: Path = HERE) -> cffi.FFI:
 
 def make_builder(module: str = "kvmharness._kvm", folder: Path = HERE) -> cffi.FFI:
     """The FFI that writes and compiles the extension `module` from the declarations in `folder`."""
+    try:
+        include_dirs = uapi_include_dirs()
+    except FileNotFoundError as error:
+        sys.exit(f"kvmharness: KVMHARNESS_UAPI: {error}")
     ffi = declare(cffi.FFI(), folder)
     ffi.set_source(
         module,
         SOURCE,
-        include_dirs=[*uapi_include_dirs(), str(folder)],
+        include_dirs=[*include_dirs, str(folder)],
         depends=[str(path) for path in sorted(folder.glob("*.h"))],
         # Hundreds of functions that report a constant: optimising them gains nothing.
         extra_compile_args=["-O1", "-g0", "-Wall", "-Werror=implicit-function-declaration"],

@@ -12,9 +12,10 @@
  * - A structure, or one that gained fields, can't be asked for with #ifndef. It is keyed on a macro
  *   that came with its last field or later, and ours has another name: `#define kvm_run kvmh_kvm_run`
  *   lets the rest of the source, and the code cffi writes, go on saying `struct kvm_run`. So nothing
- *   is declared twice, even where a vendor's headers have the structure but not the macro. Fields
- *   were only ever added at the end, into a union that padding[] keeps at its size, or as names for
- *   what was padding: no structure here differs in size from an older header's.
+ *   is declared twice, even where a vendor's headers have the structure but not the macro. That is
+ *   sound because the kernel only adds: exits to a union that padding[] keeps at its size, names for
+ *   what was padding, fields at the end of a member of such a union. No ioctl's argument changed its
+ *   size.
  *
  * - An enumerator can't be asked for either. It becomes a macro of the same value, keyed likewise.
  *   <linux/psp-sev.h> has no macro that tells its age, so its names go by LINUX_VERSION_CODE, which
@@ -499,6 +500,22 @@ struct kvmh_kvm_svm_nested_state_hdr {
 	__u64 gpat;
 };
 #define kvm_svm_nested_state_hdr kvmh_kvm_svm_nested_state_hdr
+
+struct kvmh_kvm_nested_state {
+	__u16 flags;
+	__u16 format;
+	__u32 size;
+	union {
+		struct kvm_vmx_nested_state_hdr vmx;
+		struct kvm_svm_nested_state_hdr svm;
+		__u8 pad[120];
+	} hdr;
+	union {
+		__DECLARE_FLEX_ARRAY(struct kvm_vmx_nested_state_data, vmx);
+		__DECLARE_FLEX_ARRAY(struct kvm_svm_nested_state_data, svm);
+	} data;
+};
+#define kvm_nested_state kvmh_kvm_nested_state
 #endif
 
 #ifndef KVM_X86_SEV_SNP_REQ_CERTS
