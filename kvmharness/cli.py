@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The ``kvmharness`` command: finds the command asked for, loads it alone, and ends clearly.
+
+Exit status: 0 passed, 1 failed, 2 usage, 4 nothing could run (kselftest's skip), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+import kvmharness
+from kvmharness.errors import HarnessError, MissingCapability, UsageError
+
+FAILED = 1
+USAGE = 2
+NOTHING_RAN = 4
+INTERRUPTED = 130
+
+#: Where each command lives, and its line of help: --help and one command load nothing else.
+COMMANDS = {
+    "probe": ("kvmharness.commands.probe:probe", "What this host offers, and what would run."),
+    "run": ("kvmharness.commands.run:run", "Run the suite on this host or an emulated one."),
+    "host": ("kvmharness.commands.host:host", "Emulated hosts: list, prepare, shell, run."),
+    "trace": ("kvmharness.commands.trace:trace", "Show a trace of ioctls."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name][0].split(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}; there are: {', '.join(COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.version_option(kvmharness.__version__, prog_name="kvmharness")
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False),
+    help="Write every ioctl that is issued to this file, one JSON line each.",
+)
+@click.pass_context
+def cli(ctx: click.Context, trace: str | None) -> None:
+    """Drive KVM's guest_memfd and confidential-VM launch ioctls, and test what a kernel does."""
+    if trace is not None:
+        start_trace(trace)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def start_trace(path: str) -> None:
+    """Have this process and its children write their ioctls to `path`, which is emptied first.
+
+    By the environment: kvmharness.ioctl reads it when it is imported, and children inherit it.
+    """
+    try:
+        with open(path, "w", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UsageError(f"can't write the trace to {path}: {error.strerror}") from None
+    os.environ["KVMHARNESS_TRACE"] = os.path.abspath(path)
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; whatever goes wrong on purpose is one line on stderr."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_status(args))
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that children are ended and temporary files removed."""
+    raise SystemExit(128 + number)
+
+
+def _status(args: list[str] | None) -> int:
+    try:
+        result: Any = cli.main(args, prog_name="kvmharness", standalone_mode=False)
+    except click.Abort:
+        return _fail("interrupted", INTERRUPTED)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        return _fail(f"{_line(error.format_message())}{hint}", USAGE)
+    except click.ClickException as error:
+        return _fail(_line(error.format_message()), USAGE)
+    except UsageError as error:
+        return _fail(_line(str(error)), USAGE)
+    except MissingCapability as error:
+        return _fail(_line(str(error)), NOTHING_RAN)
+    except HarnessError as error:
+        return _fail(_line(str(error)), FAILED)
+    return result if isinstance(result, int) else 0
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).removesuffix(".")
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"kvmharness: {message}", err=True)
+    return status

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""``kvmharness probe``: what this host offers, and which paths would run or skip."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(short_help="What this host offers, and what would run or skip.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def probe(as_json: bool) -> None:
+    """Say what this host offers, and which paths of the suite would run or skip, and why.
+
+    Everything is asked or tried, nothing is changed. Exit status 0, also without /dev/kvm.
+    """
+    from kvmharness import paths
+    from kvmharness.probe import gather
+
+    facts = gather()
+    facts["paths"] = paths.judge(facts)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from kvmharness.report import probe_table
+
+    probe_table.show(facts)
