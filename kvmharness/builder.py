@@ -31,8 +31,9 @@ from kvmharness.fd import (
 from kvmharness.ffi import lib
 from kvmharness.guest_memfd import GuestMemfd
 from kvmharness.payload import Mode, Payload, ReportReader
+from kvmharness.sev import SevDevice, Snp, SnpTry
 from kvmharness.vcpu import Vcpu
-from kvmharness.vm import Vm
+from kvmharness.vm import Vm, VmTry
 from kvmharness.vmtypes import VmType
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ Backing = Literal["guest_memfd", "anonymous", "memfd"]
 #: Where the builder's own slot (page tables) goes: below the 4 GiB line's devices, above any
 #: slot a small test uses.
 PAGE_TABLE_GPA = 0xE000_0000
+
+#: The VM types whose first command is KVM_SEV_INIT2.
+SEV_TYPES = (VmType.SEV, VmType.SEV_ES, VmType.SNP)
 
 _GIB = 1 << 30
 
@@ -163,15 +167,39 @@ def run_payload(vcpu: Vcpu, timeout: float, run: PayloadRun | None = None) -> Pa
             return run
 
 
+class MachineTry(VmTry):
+    """The calls of a Machine, each giving a Result; ``snp`` has the launch commands'."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._machine = machine
+
+    @property
+    def snp(self) -> SnpTry:
+        """The SEV, SEV-ES or SNP launch commands, returning form."""
+        return self._machine.snp.try_
+
+
 class Machine(Vm):
     """A VM with its memory and vCPUs. Closing it closes all of them, running vCPUs first kicked."""
 
     def __init__(self, fd: int, vcpu_mmap_size: int, vm_type: int) -> None:
         super().__init__(fd, vcpu_mmap_size, vm_type)
+        self.try_: MachineTry = MachineTry(self)
         self.slots: list[Slot] = []
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self._owned = ExitStack()
+        self._snp: Snp | None = None
+
+    @property
+    def snp(self) -> Snp:
+        """The SEV, SEV-ES or SNP launch commands. MissingCapability without /dev/sev."""
+        if self._snp is None:
+            device = SevDevice.open()
+            self.own(device)
+            self._snp = Snp(self, device.fileno())
+        return self._snp
 
     def own(self, *things: OwnedFd | Mapping) -> None:
         """Have `things` closed with the machine, the last first."""
@@ -258,6 +286,7 @@ class VmBuilder:
         self._vcpus = 0
         self._payloads: list[_PayloadPlan] = []
         self._before_vcpus: list[Callable[[Machine], None]] = []
+        self._initialized = True
 
     def memory(
         self,
@@ -312,6 +341,11 @@ class VmBuilder:
         self._vcpus = max(self._vcpus, (vcpu or 0) + 1)
         return self
 
+    def uninitialized(self) -> Self:
+        """Leave out the VM type's first step (KVM_SEV_INIT2), for a test that makes it itself."""
+        self._initialized = False
+        return self
+
     def before_vcpus(self, step: Callable[[Machine], None]) -> Self:
         """Call `step` with the Machine after its memory is made and before its vCPUs are."""
         self._before_vcpus.append(step)
@@ -343,6 +377,8 @@ class VmBuilder:
 
     def _initialize(self, machine: Machine) -> None:
         """Do what a VM type needs before anything else; the launch itself is the caller's."""
+        if self._initialized and self._vm_type in SEV_TYPES:
+            machine.snp.init2()
 
     def _add_slot(self, machine: Machine, number: int, plan: _MemoryPlan) -> Slot:
         if plan.backing == "guest_memfd":
