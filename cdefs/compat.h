@@ -737,8 +737,8 @@ struct kvmh_kvm_run {
 #define kvm_run kvmh_kvm_run
 #endif
 
-/* <linux/psp-sev.h>: complete from 7.3 on. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
+/* <linux/psp-sev.h>: complete from 7.2 on. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0)
 #define SNP_PLATFORM_STATUS 9
 #define SNP_COMMIT 10
 #define SNP_SET_CONFIG 11
