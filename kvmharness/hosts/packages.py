@@ -242,6 +242,15 @@ def _extract_stream(stream: IO[bytes], dest: Path, keep: Callable[[str], bool] |
             member.uid, member.gid = os.getuid(), os.getgid()
             member.uname = member.gname = ""
             archive.extract(member, dest, set_attrs=not member.isdir())
+            if member.isdir():
+                (dest / path).chmod(0o755)  # its owner may change, so it must stay writable
+
+
+def forget(debs: Iterable[Path]) -> None:
+    """Remove fetched files from the cache once what was wanted of them is kept elsewhere."""
+    for deb in debs:
+        if deb.parent == _archives():
+            deb.unlink(missing_ok=True)
 
 
 def version_key(version: str) -> tuple[object, ...]:
@@ -280,10 +289,6 @@ class _SuiteState:
     @property
     def root(self) -> Path:
         return cache.cache_dir() / "apt" / self.suite
-
-    @property
-    def archives(self) -> Path:
-        return cache.cache_dir() / "debs"
 
     @property
     def config(self) -> Path:
@@ -348,7 +353,7 @@ class _SuiteState:
 
     def fetch(self, package: Package) -> Path:
         """Return `package`'s file in the cache, fetched and verified if it is not there."""
-        final = self.archives / package.file_name
+        final = _archives() / package.file_name
         if final.exists():
             return final
         text = f"fetching {package.name} {package.version} ({package.size / 1e6:.1f} MB)"
@@ -370,7 +375,7 @@ class _SuiteState:
         request = ["install", "--no-install-recommends", "-y"]
         with cache.locked(f"apt-{self.suite}"):
             plan = parse_uris(self._apt("apt-get", *request, "--print-uris", *names))
-            missing = [f for f in plan if not (self.archives / f).exists()]
+            missing = [f for f in plan if not (_archives() / f).exists()]
             if missing:
                 with cache.staging("debs") as folder:
                     (folder / "partial").mkdir()
@@ -378,7 +383,7 @@ class _SuiteState:
                     size = sum(plan[f] for f in missing)
                     with progress.step(f"{text}{size / 1e6:.0f} MB)") as report:
                         for file in plan.keys() - set(missing):
-                            os.link(self.archives / file, folder / file)
+                            os.link(_archives() / file, folder / file)
                         self._download(
                             [
                                 *request,
@@ -391,8 +396,8 @@ class _SuiteState:
                             report,
                         )
                     for file in missing:
-                        cache.publish(folder / file, self.archives / file)
-        return [self.archives / file for file in plan]
+                        cache.publish(folder / file, _archives() / file)
+        return [_archives() / file for file in plan]
 
     def _download(
         self, arguments: list[str], folder: Path, size: int, report: progress.Report
@@ -449,6 +454,10 @@ def parse_index(stanzas: str, suite: str) -> list[Package]:
 def parse_uris(shown: str) -> dict[str, int]:
     """Return file name and size of each line of ``apt-get --print-uris``."""
     return {m[1]: int(m[2]) for m in re.finditer(r"^'[^']*' (\S+\.deb) (\d+)", shown, re.M)}
+
+
+def _archives() -> Path:
+    return cache.cache_dir() / "debs"
 
 
 def _newer_keyring(suite: str, failure: PackageUnavailable) -> Path:

@@ -29,15 +29,21 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def child(argv: Sequence[str], **popen: Any) -> Iterator[subprocess.Popen[Any]]:
+def child(
+    argv: Sequence[str], *, foreground: bool = False, **popen: Any
+) -> Iterator[subprocess.Popen[Any]]:
     """Start `argv` in a process group of its own; leaving the block ends it, however it is left.
 
     The kernel kills the child when the thread that started it ends, also on ``kill -9``:
     PR_SET_PDEATHSIG works per thread, so start and wait in the same one. A group of its own: a
-    Ctrl-C reaches us only, and we decide how the child ends.
+    Ctrl-C reaches us only, and we decide how the child ends. `foreground`: the child uses our
+    terminal, so it stays in our group.
     """
     process = subprocess.Popen(
-        list(argv), process_group=0, preexec_fn=_die_with(os.getpid()), **popen
+        list(argv),
+        process_group=None if foreground else 0,
+        preexec_fn=_die_with(os.getpid()),
+        **popen,
     )
     try:
         yield process
@@ -48,18 +54,24 @@ def child(argv: Sequence[str], **popen: Any) -> Iterator[subprocess.Popen[Any]]:
 def end(process: subprocess.Popen[Any], grace: float = 2.0) -> None:
     """End `process` and its process group: SIGTERM, and after `grace` seconds SIGKILL."""
     if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        _signal(process, signal.SIGTERM)
         try:
             process.wait(grace)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
             process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
 
 
 def run(argv: Sequence[str], *, timeout: float, **popen: Any) -> subprocess.CompletedProcess[str]:

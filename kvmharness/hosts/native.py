@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""The native host: this machine and the kernel it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from kvmharness.hosts import process
+from kvmharness.hosts.run import HostRun, OnOutput, Verdict
+
+
+class NativeHost:
+    """Runs commands as child processes on this machine."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """Kind, kernel release, and that nothing is emulated."""
+        return {"kind": "native", "emulated": False, "kernel": os.uname().release}
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        writable: Sequence[Path] = (),
+        on_output: OnOutput | None = None,
+    ) -> HostRun:
+        """Run `argv` with the caller's environment and `env`; end it after `timeout` seconds.
+
+        `writable` needs nothing here: the command sees the caller's own files.
+        """
+        began = time.monotonic()
+        collected: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+        def take(stream: str, data: bytes) -> None:
+            if on_output is not None:
+                on_output(stream, data)
+            else:
+                collected[stream] += data
+
+        try:
+            with process.child(
+                argv,
+                cwd=cwd,
+                env={**os.environ, **(env or {}), "KVMHARNESS_HOST": "native"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as command:
+                assert command.stdout is not None
+                assert command.stderr is not None
+                streams = {"stdout": command.stdout, "stderr": command.stderr}
+                in_time = _copy(streams, take, command, began + timeout)
+                status = command.wait() if in_time else None
+        except FileNotFoundError as error:
+            return HostRun(Verdict.BOOT_FAILED, None, time.monotonic() - began, str(error))
+        if status is not None and status < 0:
+            status = 128 - status  # as a shell has it
+        return HostRun(
+            Verdict.FINISHED if in_time else Verdict.TIMEOUT,
+            status,
+            time.monotonic() - began,
+            "" if in_time else f"{argv[0]} was still running after {timeout:.0f} s",
+            bytes(collected["stdout"]),
+            bytes(collected["stderr"]),
+        )
+
+
+def _copy(
+    streams: Mapping[str, IO[bytes]],
+    take: OnOutput,
+    command: subprocess.Popen[bytes],
+    give_up: float,
+) -> bool:
+    """Pass output on until the command has ended; False if the deadline came first."""
+    with selectors.DefaultSelector() as waiting:
+        for name, stream in streams.items():
+            os.set_blocking(stream.fileno(), False)
+            waiting.register(stream, selectors.EVENT_READ, name)
+        ended = False
+        while waiting.get_map():
+            if time.monotonic() > give_up:
+                return ended
+            # A process left behind by the command may hold the pipes: poll for the command's end.
+            events = waiting.select(0.0 if ended else 0.1)
+            for key, _ in events:
+                data = b""
+                with contextlib.suppress(BlockingIOError):
+                    data = os.read(key.fd, 65536)
+                if data:
+                    take(key.data, data)
+                else:
+                    waiting.unregister(key.fileobj)
+            if ended and not events:
+                return True
+            ended = command.poll() is not None
+    try:
+        command.wait(max(0.0, give_up - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True

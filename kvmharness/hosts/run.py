@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""What a run on a host came to, in the same words for every kind of host."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+#: Takes "stdout" or "stderr" and the bytes, as they arrive.
+OnOutput = Callable[[str, bytes], None]
+#: How much of the console is kept for a report, in lines.
+TAIL_LINES = 60
+
+
+class Verdict(enum.StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"  # the command ended by itself; its status says how
+    TIMEOUT = "timeout"  # it was still running at its deadline, and was ended
+    PANIC = "panic"  # the guest's kernel panicked
+    GUEST_DIED = "guest-died"  # the guest was reset or powered off without a word
+    QEMU_CRASHED = "qemu-crashed"  # QEMU itself ended by a signal, or refused to start
+    BOOT_FAILED = "boot-failed"  # the command was never started
+
+
+@dataclass(frozen=True)
+class HostRun:
+    """The outcome of one run. `status` is the command's, or None if it had none."""
+
+    verdict: Verdict
+    status: int | None
+    seconds: float  # wall time, boot included
+    detail: str = ""  # one line: what went wrong
+    stdout: bytes = b""  # empty when a callback took the output
+    stderr: bytes = b""
+    console_tail: str = ""  # the guest's last console lines
+    #: Guest seconds since its kernel started, at "up", "modules", "ready" and "exit".
+    milestones: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ended by itself with status 0."""
+        return self.verdict is Verdict.FINISHED and self.status == 0
+
+    @property
+    def exit_status(self) -> int:
+        """The status for a shell: the command's, 124 for a timeout, 125 for a boot, else 126."""
+        if self.verdict is Verdict.FINISHED and self.status is not None:
+            return self.status
+        return {Verdict.TIMEOUT: 124, Verdict.BOOT_FAILED: 125}.get(self.verdict, 126)
+
+    def explain(self) -> str:
+        """Say in a few lines what happened, with the console's tail where that helps."""
+        if self.verdict is Verdict.FINISHED:
+            return f"ended with status {self.status} after {self.seconds:.1f} s"
+        text = f"{self.verdict}: {self.detail} (after {self.seconds:.1f} s)"
+        if self.console_tail:
+            text += "\nLast lines of the guest's console:\n" + self.console_tail
+        return text
+
+
+class Host(Protocol):
+    """Runs an argv where a kernel is."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What a record must carry: ``kind``, ``emulated``, ``kernel``, ..."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        writable: Sequence[Path] = (),
+        on_output: OnOutput | None = None,
+    ) -> HostRun:
+        """Run `argv` for at most `timeout` seconds. Files below `writable` reach the caller."""
+
+
+def tail(console: bytes, lines: int = TAIL_LINES) -> str:
+    """Return the last lines of a console as text, without carriage returns and control codes."""
+    text = console.decode("utf-8", "replace").replace("\r", "")
+    printable = "".join(c for c in text if c in "\n\t" or c.isprintable())
+    return "\n".join(printable.rstrip("\n").split("\n")[-lines:])
