@@ -21,7 +21,8 @@
  *   <linux/psp-sev.h> has no macro that tells its age, so its names go by LINUX_VERSION_CODE, which
  *   comes from the same package.
  *
- * ci/check_uapi leaves this file out, so that what a header has is compared with the header alone.
+ * ci/check_uapi leaves this file out, so that what a header has is compared with the header alone, and
+ * looks at the fallbacks with --fallbacks.
  */
 #ifndef KVMH_COMPAT_H
 #define KVMH_COMPAT_H
