@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvmharness import ioctl
-from kvmharness.errors import KvmError, RunTimeout
+from kvmharness.errors import HarnessError, KvmError, RunTimeout
 from kvmharness.exits import Exit, InterruptedExit, IoExit, MmioExit, read_exit
 from kvmharness.fd import MAP_SHARED, OwnedFd, map_memory
 from kvmharness.ffi import ffi, lib
@@ -20,6 +20,13 @@ EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
 
 #: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
 _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
+
+#: The longest one KVM_RUN lasts. A Ctrl-C that arrives after the interpreter last looked and before
+#: the kernel is entered interrupts nothing: it is seen when the slice ends.
+_SLICE_NS = 250_000_000
+
+#: How long close() waits for the thread that runs the vCPU to leave it.
+_LEAVE_SECONDS = 10.0
 
 
 class VcpuTry:
@@ -138,7 +145,8 @@ class VcpuTry:
 class Vcpu(OwnedFd):
     """A vCPU, made by ``Vm.create_vcpu``; ``kvm_run`` is its mapped ``struct kvm_run *``.
 
-    Runs on whichever thread calls run(); two threads at once are the kernel's to serialise.
+    Runs on whichever thread calls run(), one at a time: the kernel makes a second KVM_RUN wait in a
+    way that only a fatal signal ends, so no deadline could be kept.
     """
 
     def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
@@ -153,7 +161,8 @@ class Vcpu(OwnedFd):
         self.kvm_run = ffi.cast("struct kvm_run *", self._mapping.address)
         self._running_in = 0
         self._kicked = False
-        self._lock = threading.Lock()
+        # Re-entrant: a Python signal handler may kick the vCPU its own thread is running.
+        self._lock = threading.RLock()
 
     get_regs = raising(VcpuTry.get_regs)
     set_regs = raising(VcpuTry.set_regs)
@@ -173,26 +182,32 @@ class Vcpu(OwnedFd):
     def run(self, timeout: float) -> Exit:
         """KVM_RUN: run until the guest exits, at most `timeout` seconds.
 
-        Raises RunTimeout at the deadline, also when the kernel itself loops, and KvmError when
-        KVM_RUN fails. A kick ends it as InterruptedExit; a Python signal handler runs, and may
-        raise, in between.
+        Raises RunTimeout at the deadline, also when the kernel itself loops, KvmError when
+        KVM_RUN fails (EBADF once closed), HarnessError while another thread runs the vCPU. A kick
+        ends it as InterruptedExit; a Python signal handler runs, and may raise, in between.
         """
         deadline = time.monotonic_ns() + max(int(timeout * 1e9), 1)
-        while True:
-            ret = self._enter(deadline - time.monotonic_ns())
-            if ret >= 0:
-                return read_exit(self.kvm_run)
-            number = -ret
-            if number == errno.EINTR:
-                if self._take_kick():
-                    return InterruptedExit(lib.KVM_EXIT_INTR)
-                continue
-            if number == errno.ETIME:
-                raise RunTimeout(self._timeout_message(timeout))
-            fault = self.kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
-            if number in _FAULT_ERRNOS and fault:
-                return read_exit(self.kvm_run, number)
-            raise KvmError(Result("KVM_RUN", -1, number))
+        self._begin_run()
+        try:
+            while True:
+                left = deadline - time.monotonic_ns()
+                ret = ioctl.run(self.fileno(), self.kvm_run, min(left, _SLICE_NS))
+                if ret >= 0:
+                    return read_exit(self.kvm_run)
+                number = -ret
+                if number in (errno.EINTR, errno.ETIME):
+                    if self._take_kick():
+                        return InterruptedExit(lib.KVM_EXIT_INTR)
+                    if time.monotonic_ns() >= deadline:
+                        raise RunTimeout(self._timeout_message(timeout))
+                    continue
+                fault = self.kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
+                if number in _FAULT_ERRNOS and fault:
+                    return read_exit(self.kvm_run, number)
+                raise KvmError(Result("KVM_RUN", -1, number))
+        finally:
+            with self._lock:
+                self._running_in = 0
 
     def kick(self) -> None:
         """Make the vCPU leave KVM_RUN, or its next KVM_RUN return at once, from any thread."""
@@ -221,24 +236,40 @@ class Vcpu(OwnedFd):
         self.kvm_run.hypercall.ret = value
 
     def close(self) -> None:
-        """Unmap struct kvm_run and close the fd."""
-        if hasattr(self, "_lock"):
-            with self._lock:
-                self._mapping.close()
-                super().close()
-        else:
-            super().close()
+        """Unmap struct kvm_run and close the fd, once the thread that runs the vCPU has left.
 
-    def _enter(self, timeout_ns: int) -> int:
-        if self.closed:
-            return -errno.EBADF
-        with self._lock:
-            self._running_in = lib.kvmh_thread_id()
-        try:
-            return ioctl.run(self.fileno(), self.kvm_run, timeout_ns)
-        finally:
+        HarnessError from a signal handler that interrupted run() on this very thread: raise there
+        instead, and close afterwards.
+        """
+        if not hasattr(self, "_lock"):  # __init__ failed before there was a mapping
+            super().close()
+            return
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while True:
             with self._lock:
-                self._running_in = 0
+                if not self._running_in:
+                    self._mapping.close()
+                    super().close()
+                    return
+                if self._running_in == lib.kvmh_thread_id():
+                    raise HarnessError(f"vCPU {self.id} can't be closed inside its own run()")
+            # The run page is written to from that thread's signal handler: it has to stay mapped.
+            self.kick()
+            if time.monotonic() > deadline:
+                raise HarnessError(
+                    f"vCPU {self.id} did not leave KVM_RUN within {_LEAVE_SECONDS:g} s: not closed"
+                )
+            time.sleep(0.001)
+
+    def _begin_run(self) -> None:
+        with self._lock:
+            if self.closed:
+                raise KvmError(Result("KVM_RUN", -1, errno.EBADF))
+            if self._running_in:
+                raise HarnessError(
+                    f"vCPU {self.id} is being run by thread {self._running_in}: kick it first"
+                )
+            self._running_in = lib.kvmh_thread_id()
 
     def _take_kick(self) -> bool:
         with self._lock:
