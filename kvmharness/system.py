@@ -55,10 +55,11 @@ class KvmTry:
 
         `kind` makes the object from (fd, bytes to map of a vCPU, vm_type).
         """
+        mmap_size = self._kvm.vcpu_mmap_size  # first: what fails here must not lose a VM's fd
         result = ioctl.call(self._kvm.fileno(), "KVM_CREATE_VM", int(vm_type))
         if not result.ok:
             return result.with_value(None)
-        return result.with_value(kind(result.ret, self._kvm.vcpu_mmap_size, int(vm_type)))
+        return result.with_value(kind(result.ret, mmap_size, int(vm_type)))
 
     def get_supported_cpuid(self) -> Result[Any]:
         """KVM_GET_SUPPORTED_CPUID: the value is a ``struct kvm_cpuid2 *`` for KVM_SET_CPUID2."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,9 @@ class VmTry:
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_GUEST_MEMFD", arguments)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
+        # KVM makes this fd, alone among its own, without O_CLOEXEC (seen on 6.18; 7.3's source):
+        # a program started from here would inherit it, and keep the memory and the VM alive.
+        os.set_inheritable(result.ret, False)
         return result.with_value(GuestMemfd(result.ret, size, flags))
 
     def set_user_memory_region(
@@ -157,7 +161,8 @@ class VmTry:
     def irqfd(self, eventfd: HasFileno | int, gsi: int, flags: int = 0) -> Result[int]:
         """KVM_IRQFD: raise `gsi` on each write to `eventfd`, until KVM_IRQFD_FLAG_DEASSIGN."""
         arguments = ffi.new("struct kvm_irqfd *")
-        arguments.fd = eventfd if isinstance(eventfd, int) else eventfd.fileno()
+        fd = eventfd if isinstance(eventfd, int) else eventfd.fileno()
+        arguments.fd = fd & 0xFFFFFFFF  # the field is a __u32; -1 is a legal test value
         arguments.gsi = gsi
         arguments.flags = flags
         return ioctl.call(self._vm.fileno(), "KVM_IRQFD", arguments)
