@@ -192,8 +192,11 @@ static void kvmh_install_handler(int signal, struct sigaction *before)
 		return;
 	memset(&action, 0, sizeof(action));
 	action.sa_sigaction = kvmh_on_fault;
-	/* NODEFER, so that jumping out of the handler leaves no signal blocked. */
-	action.sa_flags = SA_SIGINFO | SA_NODEFER;
+	/*
+	 * NODEFER, so that jumping out of the handler leaves no signal blocked. ONSTACK, so that a
+	 * stack overflow still reaches the handler before ours (faulthandler has such a stack).
+	 */
+	action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
 	sigemptyset(&action.sa_mask);
 	pthread_mutex_lock(&kvmh_handler_lock);
 	*before = now;
@@ -275,6 +278,27 @@ static int kvmh_mprotect(uint64_t address, uint64_t size, int prot)
 static int kvmh_madvise(uint64_t address, uint64_t size, int advice)
 {
 	return (int)kvmh_result(madvise((void *)(uintptr_t)address, size, advice));
+}
+
+static int kvmh_mlock(uint64_t address, uint64_t size)
+{
+	return (int)kvmh_result(mlock((void *)(uintptr_t)address, size));
+}
+
+/*
+ * With MPOL_F_NODE *policy is a node number and there is no mask. The kernel wants room for as many
+ * nodes as it could have (1024 at most) and writes all of it; the first 64 are given back.
+ */
+static int kvmh_get_mempolicy(uint64_t address, unsigned int flags, int *policy, uint64_t *nodemask)
+{
+	unsigned long mask[16] = { 0 };
+	int with_mask = !(flags & 1 /* MPOL_F_NODE */);
+	int r = (int)kvmh_result(syscall(SYS_get_mempolicy, policy, with_mask ? mask : NULL,
+					 with_mask ? 1024UL : 0UL, (void *)(uintptr_t)address,
+					 (unsigned long)flags));
+
+	*nodemask = mask[0];
+	return r;
 }
 
 static int kvmh_mbind(uint64_t address, uint64_t size, int mode, uint64_t nodemask, unsigned int flags)

@@ -21,5 +21,7 @@ int64_t kvmh_mmap(uint64_t address, uint64_t size, int prot, int flags, int fd, 
 int kvmh_munmap(uint64_t address, uint64_t size);
 int kvmh_mprotect(uint64_t address, uint64_t size, int prot);
 int kvmh_madvise(uint64_t address, uint64_t size, int advice);
+int kvmh_mlock(uint64_t address, uint64_t size);
+int kvmh_get_mempolicy(uint64_t address, unsigned int flags, int *policy, uint64_t *nodemask);
 int kvmh_mbind(uint64_t address, uint64_t size, int mode, uint64_t nodemask, unsigned int flags);
 int64_t kvmh_fallocate(int fd, int mode, int64_t offset, int64_t size);

@@ -25,6 +25,12 @@ MAP_ANONYMOUS = mmap.MAP_ANONYMOUS
 MAP_FIXED = 0x10
 MAP_NORESERVE = 0x4000
 MAP_HUGETLB = 0x40000
+# uapi/linux/mempolicy.h
+MPOL_DEFAULT = 0
+MPOL_BIND = 2
+MPOL_INTERLEAVE = 3
+_MPOL_F_NODE = 1
+_MPOL_F_ADDR = 2
 
 
 class HasFileno(Protocol):
@@ -184,11 +190,41 @@ class Mapping:
         ret = int(lib.kvmh_madvise(self.address + offset, size, advice))
         return system_call("madvise", ret, offset=offset, size=size, advice=advice)
 
-    def try_mbind(self, mode: int, nodes: int, flags: int = 0) -> Result[int]:
-        """mbind(2) on the whole range, returning form. `nodes` is a bit mask of NUMA nodes."""
-        self._check(0, self.size)
-        ret = int(lib.kvmh_mbind(self.address, self.size, mode, nodes, flags))
-        return system_call("mbind", ret, mode=mode, nodes=nodes, flags=flags)
+    def try_mlock(self, offset: int = 0, size: int | None = None) -> Result[int]:
+        """mlock(2) on `size` bytes from `offset` (bytes), returning form."""
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_mlock(self.address + offset, size))
+        return system_call("mlock", ret, offset=offset, size=size)
+
+    def try_mbind(
+        self, mode: int, nodes: int, flags: int = 0, offset: int = 0, size: int | None = None
+    ) -> Result[int]:
+        """mbind(2) on `size` bytes from `offset` (bytes; default: the whole range), returning form.
+
+        `nodes` is a bit mask of NUMA nodes; 0 passes no mask at all, as MPOL_DEFAULT wants it.
+        """
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_mbind(self.address + offset, size, mode, nodes, flags))
+        return system_call(
+            "mbind", ret, offset=offset, size=size, mode=mode, nodes=nodes, flags=flags
+        )
+
+    def memory_policy(self, offset: int = 0) -> tuple[int, int]:
+        """get_mempolicy(2) with MPOL_F_ADDR: the (policy, node mask) in force at `offset`."""
+        return self._get_mempolicy(_MPOL_F_ADDR, offset)
+
+    def node_of(self, offset: int = 0) -> int:
+        """get_mempolicy(2) with MPOL_F_NODE: the NUMA node of the page at `offset`, faulted in."""
+        return self._get_mempolicy(_MPOL_F_NODE | _MPOL_F_ADDR, offset)[0]
+
+    def _get_mempolicy(self, flags: int, offset: int) -> tuple[int, int]:
+        self._check(offset, 1)
+        policy, nodes = ffi.new("int *"), ffi.new("uint64_t *")
+        ret = int(lib.kvmh_get_mempolicy(self.address + offset, flags, policy, nodes))
+        system_call("get_mempolicy", ret, offset=offset, flags=flags).unwrap()
+        return int(policy[0]), int(nodes[0])
 
     def close(self) -> None:
         """Unmap the range; closing twice does nothing."""
