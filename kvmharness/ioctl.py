@@ -180,9 +180,11 @@ def open_trace(path: str | os.PathLike[str]) -> None:
 
 def close_trace() -> None:
     """Stop writing the trace file."""
-    if _trace.file is not None:
-        _trace.file.close()
-        _trace.file = None
+    # Under the lock: another thread's entry is written whole, or to the next file.
+    with _trace.lock:
+        if _trace.file is not None:
+            _trace.file.close()
+            _trace.file = None
 
 
 @contextmanager
