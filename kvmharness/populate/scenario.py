@@ -118,7 +118,7 @@ _WARNING = re.compile(r"WARNING: .*?(\w[\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
 _OTHERS = (
     (re.compile(r"\bBUG: ([^,:\n]+)"), "BUG"),
     (re.compile(r"\bOops: (\w+)"), "Oops"),
-    (re.compile(r"(RMP fault|SEV-SNP: Leaking|SEV-SNP: .*failed)"), "SEV-SNP"),
+    (re.compile(r"(RMP fault|SEV-SNP: Leaking|SEV-SNP: .*failed)"), "RMP"),
     (re.compile(r"(possible circular locking dependency|inconsistent lock state)"), "lockdep"),
 )
 
