@@ -10,6 +10,9 @@ from dataclasses import dataclass
 HOST_VARIABLE = "KVMHARNESS_HOST"
 NATIVE = "native"
 
+#: The modules that stand in for silicon: where one is loaded nothing is native, whatever is said.
+_STAND_INS = {"snp_standin": "emulated-snp", "tdx_standin": "emulated-tdx"}
+
 
 @dataclass(frozen=True)
 class HostLabel:
@@ -33,4 +36,8 @@ class HostLabel:
 
 def current() -> HostLabel:
     """Return the label of the host this process runs on."""
-    return HostLabel(os.environ.get(HOST_VARIABLE) or NATIVE, os.uname().release)
+    kind = os.environ.get(HOST_VARIABLE) or NATIVE
+    if kind == NATIVE:
+        loaded = (k for module, k in _STAND_INS.items() if os.path.exists(f"/sys/module/{module}"))
+        kind = next(loaded, NATIVE)
+    return HostLabel(kind, os.uname().release)

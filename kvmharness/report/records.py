@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Records: one per test, as a line of JSON, from the process that ran it to whoever reports it.
+
+The file also carries events, the lines with a key ``event``: ``plan`` (how many tests), ``start``
+(which one began: it is the culprit when nothing follows), ``end`` (the session's), ``usage`` (the
+request was wrong). A line without ``event`` is a Record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from kvmharness.labels import HostLabel
+
+Outcome = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one test.
+
+    `reason` is one sentence, of a skip or failure; `requirement` what a skip wanted; `report` the
+    failure's whole text; `ioctls` the last calls of a test that failed, one line each;
+    `kernel_log` what the kernel said during a test that failed, or that made it report a bug.
+    """
+
+    id: str
+    nodeid: str
+    outcome: Outcome
+    host: str
+    kernel: str
+    emulated: bool
+    seconds: float = 0.0
+    reason: str = ""
+    requirement: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    report: str = ""
+    ioctls: tuple[str, ...] = ()
+    kernel_log: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> HostLabel:
+        """The host it ran on."""
+        return HostLabel(self.host, self.kernel)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as plain data."""
+        return asdict(self)
+
+
+_FIELDS = {f.name for f in fields(Record)}
+
+
+class RecordWriter:
+    """Appends records and events to a file, each at once: whoever reads along sees them."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def record(self, record: Record) -> None:
+        """Write one record."""
+        self._write(record.as_dict())
+
+    def event(self, event: str, **values: Any) -> None:
+        """Write one event."""
+        self._write({"event": event, **values})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, value: dict[str, Any]) -> None:
+        # default=str: what a test attaches may be a Path, an enum or bytes.
+        self._file.write(json.dumps(value, default=str) + "\n")
+        self._file.flush()
+
+
+class RecordReader:
+    """Reads along while a file grows; half a line is left for the next time."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._position = 0
+
+    def read(self) -> list[Record | dict[str, Any]]:
+        """Return the records and events since the last call."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._position)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return [parsed for line in whole.splitlines() if (parsed := parse(line)) is not None]
+
+
+def parse(line: str | bytes) -> Record | dict[str, Any] | None:
+    """Parse one line; None for one that is damaged, as a crash in the middle of a write leaves."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    if "event" in value:
+        return value
+    try:
+        known = {name: content for name, content in value.items() if name in _FIELDS}
+        for name in ("ioctls", "kernel_log"):
+            known[name] = tuple(known.get(name, ()))
+        return Record(**known)
+    except TypeError:
+        return None
