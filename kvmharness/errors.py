@@ -24,6 +24,9 @@ _KVM_MEANING = {
     errno.ENODEV: "the object does not support this operation",
 }
 
+#: The kernel's names where Python's table has another one, or none.
+_NAMES = {0: "ok", 35: "EDEADLK", 95: "EOPNOTSUPP", 133: "EHWPOISON"}
+
 
 class HarnessError(Exception):
     """Base of every exception this package raises on purpose."""
@@ -88,7 +91,7 @@ class ResourceLeak(HarnessError):
 
 def errno_name(number: int) -> str:
     """Return ``EINVAL`` for 22, ``ok`` for 0, and the number itself for an unknown one."""
-    return "ok" if number == 0 else errno.errorcode.get(number, str(number))
+    return _NAMES.get(number) or errno.errorcode.get(number, str(number))
 
 
 def describe(result: Result[Any]) -> str:
