@@ -205,6 +205,6 @@ def _make(argv: Sequence[str], source: ModuleSource) -> None:
     except subprocess.TimeoutExpired:
         raise BuildFailed(f"{source.name} was not built in {_DEADLINE:.0f} s") from None
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "pahole" not in line]
-        told = "\n".join(lines[-15:])
+        lines = done.stderr.splitlines()
+        told = "\n".join([line for line in lines if "error:" in line][:10] or lines[-10:])
         raise BuildFailed(f"{source.name}.ko does not build for this kernel:\n{told}")

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * /proc/kvmharness_snp: key=value, a line each.
+ *
+ *   pages.STATE      4 KiB pages in each state but the hypervisor's; all 0 when no VM is left
+ *   rmpupdate.*      how often entries were changed, and how often that was refused
+ *   context.N.*      each living guest: state 0 INIT, 1 LAUNCH, 2 RUNNING
+ *   last.*           the guest changed last, also after its end
+ *   command.0xNN     how often each firmware command was given
+ */
+#include <linux/proc_fs.h>
+#include "standin.h"
+
+static int show(struct seq_file *out, void *unused)
+{
+	firmware_report(out);
+	return 0;
+}
+
+int report_init(void)
+{
+	return proc_create_single("kvmharness_snp", 0444, NULL, show) ? 0 : -ENOMEM;
+}
