@@ -64,6 +64,7 @@ class Kind:
     cpu: str
     standin: str
     modules: tuple[str, ...]  # what the stand-in needs before it, itself, what it is for
+    oldest: str  # kernel series that has what it is for
 
 
 KINDS = {
@@ -73,6 +74,7 @@ KINDS = {
         cpu="EPYC-v4",
         standin="snp_standin",
         modules=("kvm", "ccp", "snp_standin", "kvm-amd"),
+        oldest="6.11",
     ),
 }
 
@@ -108,6 +110,11 @@ class EmulatedHost:
             machine = qemu.find()
             busybox = _busybox()
         ready = kernels.get(kernel, update=update)
+        series = kernels.series_of(ready.release)
+        if packages.version_key(series) < packages.version_key(chosen.oldest):
+            raise MissingCapability(
+                f"{kind} on {ready.release}", f"came with kernel {chosen.oldest}"
+            )
         for needed in ("kvm", "kvm-amd", "9p", "9pnet-virtio", "overlay"):
             if ready.module(needed) is None and (ready.tree is None or needed.startswith("kvm")):
                 raise MissingCapability(

@@ -41,12 +41,12 @@ static bool verbose;
 module_param(verbose, bool, 0644);
 MODULE_PARM_DESC(verbose, "log every command and its status");
 
-/* Error injection: the command numbered fail_command ends with fail_status, once, after fail_after that pass. */
-static unsigned int fail_command, fail_status, fail_after;
-module_param(fail_command, uint, 0644);
-module_param(fail_status, uint, 0644);
-module_param(fail_after, uint, 0644);
-MODULE_PARM_DESC(fail_command, "number of the command to fail once (0: none)");
+/* Error injection: the command numbered so ends with inject_error, once, after inject_after pass. */
+static unsigned int inject_command, inject_error, inject_after;
+module_param(inject_command, uint, 0644);
+module_param(inject_error, uint, 0644);
+module_param(inject_after, uint, 0644);
+MODULE_PARM_DESC(inject_command, "number of the command to fail once (0: none)");
 
 static DEFINE_MUTEX(lock);		/* the mailbox takes one command at a time */
 static atomic_t commands[256];
@@ -398,13 +398,13 @@ static int execute(int command, void *data)
 
 static bool to_fail(int command)
 {
-	if (!fail_command || fail_command != command)
+	if (!inject_command || inject_command != command)
 		return false;
-	if (fail_after) {
-		fail_after--;
+	if (inject_after) {
+		inject_after--;
 		return false;
 	}
-	fail_command = 0;
+	inject_command = 0;
 	return true;
 }
 
@@ -413,7 +413,7 @@ static int run(int command, void *data, int *status)
 	int result;
 
 	atomic_inc(&commands[command & 0xff]);
-	result = to_fail(command) ? (int)fail_status : execute(command, data);
+	result = to_fail(command) ? (int)inject_error : execute(command, data);
 	if (verbose)
 		pr_info(PREFIX "command %#x status %#x\n", command, result);
 	if (status)
@@ -467,10 +467,9 @@ void firmware_report(struct seq_file *out)
 	mutex_lock(&lock);
 	seq_printf(out, "firmware=%d.%d\n", API_MAJOR, API_MINOR);
 	rmp_report(out);
-	seq_printf(out, "last.asid=%u\nlast.state=%d\nlast.policy=%#llx\nlast.pages=%u\n",
-		   last.asid, last.state, last.policy, last.pages);
-	seq_printf(out, "last.vmsas=%u\nlast.id_block=%d\nlast.digest=%48phN\nlast.host_data=%32phN\n",
-		   last.vmsas, last.id_block, last.digest, last.host_data);
+	seq_printf(out, "asid=%u\nstate=%d\npolicy=%#llx\npages=%u\nvmsas=%u\nid_block=%d\n",
+		   last.asid, last.state, last.policy, last.pages, last.vmsas, last.id_block);
+	seq_printf(out, "digest=%48phN\nhost_data=%32phN\n", last.digest, last.host_data);
 	for (i = 0; i < ARRAY_SIZE(commands); i++)
 		if (atomic_read(&commands[i]))
 			seq_printf(out, "command.%#04x=%d\n", i, atomic_read(&commands[i]));

@@ -2,11 +2,11 @@
 /*
  * /proc/kvmharness_snp: key=value, a line each.
  *
- *   pages.STATE      4 KiB pages in each state but the hypervisor's; all 0 when no VM is left
- *   rmpupdate.*      how often entries were changed, and how often that was refused
+ *   rmp_STATE        4 KiB pages in each state but the hypervisor's; all 0 when no VM is left
+ *   rmpupdate_*      how often entries were changed, and how often that was refused
  *   context.N.*      each living guest: state 0 INIT, 1 LAUNCH, 2 RUNNING
- *   last.*           the guest changed last, also after its end
  *   command.0xNN     how often each firmware command was given
+ *   the others       the guest changed last, also after its end: its launch digest and the like
  */
 #include <linux/proc_fs.h>
 #include "standin.h"

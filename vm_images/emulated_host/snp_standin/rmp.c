@@ -201,8 +201,8 @@ void rmp_report(struct seq_file *out)
 
 	rmp_count(counts);
 	for (state = HYPERVISOR + 1; state < PAGE_STATES; state++)
-		seq_printf(out, "pages.%s=%lu\n", names[state], counts[state]);
-	seq_printf(out, "rmpupdate.private=%d\nrmpupdate.shared=%d\nrmpupdate.refused=%d\n",
+		seq_printf(out, "rmp_%s=%lu\n", names[state], counts[state]);
+	seq_printf(out, "rmpupdate_private=%d\nrmpupdate_shared=%d\nrmpupdate_refused=%d\n",
 		   atomic_read(&made_private), atomic_read(&made_shared), atomic_read(&refused));
 	/* The firmware's lock is held: no context changes under us. */
 	xa_for_each(&table, pfn, held)

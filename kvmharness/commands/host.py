@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: MIT
+"""``kvmharness host``: what is cached of emulated hosts, make one ready, run things in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kvmharness.hosts.emulated import EmulatedHost
+    from kvmharness.hosts.run import HostRun
+
+#: For ``git bisect run``: this commit can't be tested.
+BISECT_SKIP = 125
+_KINDS = ["emulated-snp"]
+
+
+def _kernel_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--kernel",
+        metavar="SERIES|newest|PATH",
+        default="7.3",
+        show_default=True,
+        help="A series of Debian's archive, the newest there, or a kernel build tree.",
+    )(command)
+
+
+def _kind_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--kind",
+        type=click.Choice(_KINDS),
+        default=_KINDS[0],
+        show_default=True,
+        help="Which silicon is stood in for.",
+    )(command)
+
+
+def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--smp", type=click.IntRange(1, 16), default=1, help="Processors."),
+        click.option(
+            "--memory",
+            type=click.IntRange(256, 65536),
+            default=1024,
+            show_default=True,
+            help="Memory in MiB.",
+        ),
+        click.option(
+            "--share",
+            "shares",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            multiple=True,
+            help="A folder that can be written from inside (all others can only be read).",
+        ),
+        click.option(
+            "--module-option",
+            "module_options",
+            metavar="MODULE:NAME=VALUE",
+            multiple=True,
+            help="An option for a module, such as snp_standin:smt=0.",
+        ),
+        click.option("--append", default="", help="More for the guest kernel's command line."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(short_help="Emulated hosts: list, prepare, shell, run.")
+def host() -> None:
+    """Boot a real kernel on emulated SNP silicon, and run things in it.
+
+    Nothing there is a hardware result. Kernels, QEMU and build tools are fetched with apt into the
+    cache folder; nothing is installed. The caller's files are there inside, read-only.
+    """
+
+
+@host.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_(as_json: bool) -> None:
+    """Show what is cached: kernels, their origin and size, and the tools."""
+    from kvmharness.hosts import cache, kernels
+
+    rows: list[dict[str, Any]] = []
+    for kernel in kernels.cached():
+        folder = kernels.folder_of(kernel.release)
+        built = sorted((folder / "built").glob("*.ko"), key=lambda p: p.stat().st_mtime)
+        rows.append(
+            {
+                "kernel": kernel.release,
+                "series": kernels.series_of(kernel.release),
+                "origin": kernel.origin,
+                "standins": list(dict.fromkeys(p.stem.rpartition("-")[0] for p in built)),
+                "bytes": cache.size_of(folder),
+            }
+        )
+    root = cache.cache_dir()
+    shown: dict[str, Any] = {"cache": str(root), "bytes": cache.size_of(root), "kernels": rows}
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for row in rows:
+        ready = ", ".join(row["standins"]) or "no stand-in built yet"
+        click.echo(f"{row['kernel']:28} {_megabytes(row['bytes'])}  {row['origin']}  ({ready})")
+    if not rows:
+        click.echo("no kernel is cached; kvmharness host prepare emulated-snp fetches one")
+    click.echo(f"cache: {root}, {_megabytes(shown['bytes']).strip()} with QEMU and build tools")
+
+
+@host.command()
+@click.argument("kind", type=click.Choice(_KINDS))
+@_kernel_option
+@click.option("--update", is_flag=True, help="Look for a newer point release of the series.")
+def prepare(kind: str, kernel: str, update: bool) -> None:
+    """Fetch and build what a host needs, so that it starts at once later."""
+    from kvmharness.hosts.emulated import EmulatedHost
+
+    ready = EmulatedHost.prepare(kind, kernel, update=update)
+    facts = ready.facts
+    click.echo(
+        f"{kind} is ready: Linux {facts['kernel']} ({facts['kernel_origin']}), "
+        f"QEMU {facts['qemu']}, stand-in {facts['standin']}"
+    )
+
+
+@host.command()
+@_kind_option
+@_kernel_option
+@_machine_options
+def shell(
+    kind: str,
+    kernel: str,
+    smp: int,
+    memory: int,
+    shares: tuple[Path, ...],
+    module_options: tuple[str, ...],
+    append: str,
+) -> int:
+    """Open a shell inside, in the current folder. Leave it with exit."""
+    ready = _prepare(kind, kernel, bisect=False)
+    assert ready is not None
+    program = os.environ.get("SHELL", "/bin/sh")
+    click.echo(f"booting Linux {ready.facts['kernel']} (emulated) ...", err=True)
+    result = ready.shell(
+        [program, "-i"],
+        env={"PS1": f"{kind} {ready.facts['kernel']} \\w # "},
+        smp=smp,
+        memory=memory,
+        module_options=_module_options(module_options),
+        append=append,
+        writable=shares,
+    )
+    return _end(result, bisect=False)
+
+
+@host.command(context_settings={"ignore_unknown_options": True})
+@_kind_option
+@_kernel_option
+@_machine_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds for the command, from when it starts.",
+)
+@click.option(
+    "--bisect",
+    is_flag=True,
+    help="For git bisect run: end with 125 if the kernel does not build or boot.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    kind: str,
+    kernel: str,
+    smp: int,
+    memory: int,
+    shares: tuple[Path, ...],
+    module_options: tuple[str, ...],
+    append: str,
+    timeout: float,
+    bisect: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Run COMMAND inside, in the current folder; end with its status.
+
+    124: it was still running at its deadline. 125: the host did not boot. 126: its kernel panicked,
+    or QEMU crashed; the last lines of the console are shown.
+    """
+    options = _module_options(module_options)
+    ready = _prepare(kind, kernel, bisect=bisect)
+    if ready is None:
+        return BISECT_SKIP
+    result = ready.run(
+        command,
+        timeout=timeout,
+        on_output=_pass_on,
+        smp=smp,
+        memory=memory,
+        writable=shares,
+        module_options=options,
+        append=append,
+    )
+    return _end(result, bisect=bisect)
+
+
+def _prepare(kind: str, kernel: str, *, bisect: bool) -> EmulatedHost | None:
+    """Return the host; None if its kernel is not usable and that is to be skipped."""
+    from kvmharness.errors import MissingCapability
+    from kvmharness.hosts import kernels
+    from kvmharness.hosts.elf import BadModule
+    from kvmharness.hosts.emulated import EmulatedHost
+    from kvmharness.hosts.modulebuild import BuildFailed
+
+    kernels.validate(kernel)
+    try:
+        return EmulatedHost.prepare(kind, kernel)
+    except (BuildFailed, BadModule, MissingCapability) as failure:
+        if not bisect:
+            raise
+        click.echo(f"kvmharness: {failure}", err=True)
+        return None
+
+
+def _end(result: HostRun, *, bisect: bool) -> int:
+    from kvmharness.hosts.run import Verdict
+
+    if result.verdict is not Verdict.FINISHED:
+        click.echo(f"kvmharness: {result.explain()}", err=True)
+    if bisect and result.verdict is Verdict.BOOT_FAILED:
+        return BISECT_SKIP
+    return result.exit_status
+
+
+def _pass_on(stream: str, data: bytes) -> None:
+    out = (sys.stdout if stream == "stdout" else sys.stderr).buffer
+    out.write(data)
+    out.flush()
+
+
+def _module_options(given: tuple[str, ...]) -> dict[str, str]:
+    from kvmharness.errors import UsageError
+
+    options: dict[str, str] = {}
+    for text in given:
+        module, colon, setting = text.partition(":")
+        if not module or not colon or "=" not in setting or any(c.isspace() for c in text):
+            raise UsageError(f"module option {text!r}: give MODULE:NAME=VALUE")
+        options[module] = f"{options.get(module, '')} {setting}".strip()
+    return options
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:7.1f} MB"
