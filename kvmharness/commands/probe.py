@@ -24,5 +24,6 @@ def probe(as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     from kvmharness.report import probe_table
+    from kvmharness.report.console import console
 
-    probe_table.show(facts)
+    probe_table.show(console(), facts)

@@ -21,9 +21,8 @@ _TELLING = {
 _COUNTS = ("KVM_CAP_NR_MEMSLOTS", "KVM_CAP_NR_VCPUS", "KVM_CAP_MAX_VCPUS")
 
 
-def show(facts: dict[str, Any], console: Console | None = None) -> None:
+def show(console: Console, facts: dict[str, Any]) -> None:
     """Print the facts, then the paths with their reasons."""
-    console = console or Console(highlight=False)
     style = "bold yellow" if facts["host"]["emulated"] else "bold"
     console.print(Text(facts["host"]["words"], style=style))
     console.print()

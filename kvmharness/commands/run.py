@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""``kvmharness run``: the suite on this host, on emulated ones, or on all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvmharness import cli, labels
+from kvmharness.errors import HarnessError, MissingCapability, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kvmharness.report.output import ReportFile
+    from kvmharness.report.records import Outcome
+    from kvmharness.report.result import HostResult
+    from kvmharness.suite_run import Request, SuiteHost
+
+ALL = "all"
+
+#: What runs where no selection is given: the host's own purpose.
+_EMULATED_SUITE = {"emulated-snp": "snp", "emulated-tdx": "tdx"}
+
+
+class _PassThrough(click.Command):
+    """A command that keeps what follows ``--`` apart: those are pytest's arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            args, ctx.meta["pytest_args"] = args[:at], tuple(args[at + 1 :])
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=_PassThrough, options_metavar="[OPTIONS]", short_help="Run the suite on one or more hosts."
+)
+@click.argument("select", nargs=-1, metavar="[SELECT]... [-- PYTEST_ARGUMENT...]")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="KIND",
+    help="Where to run: native (the default), emulated-snp, ..., or all. Repeatable.",
+)
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="KERNEL",
+    help="The kernel of emulated hosts: a series (6.12), newest, or the path of one. Repeatable.",
+)
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="WHAT",
+    help="Fail, not skip, for want of WHAT: kvm, a VM type (snp) or a capability. Repeatable.",
+)
+@click.option(
+    "--contract", metavar="SERIES", help="Hold the kernel to another series' contract (7.3)."
+)
+@click.option("--destructive", is_flag=True, help="Also run tests that can take this host down.")
+@click.option("--ktap", metavar="FILE", help="Write the results as KTAP to FILE (- for stdout).")
+@click.option("--junit", metavar="FILE", help="Write the results as JUnit XML to FILE.")
+@click.option("--json", "json_", metavar="FILE", help="Write the results as JSON to FILE.")
+@click.option("--trace", metavar="FILE", help="Write every ioctl to FILE, one JSON line each.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=1800.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The time for the suite on each host.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0.1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The time for each phase of a test.",
+)
+@click.option(
+    "--smp",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processors of an emulated host (races want 2).",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show each test, and failures uncut.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    select: tuple[str, ...],
+    hosts: tuple[str, ...],
+    kernels: tuple[str, ...],
+    require: tuple[str, ...],
+    contract: str | None,
+    destructive: bool,
+    ktap: str | None,
+    junit: str | None,
+    json_: str | None,
+    trace: str | None,
+    timeout: float,
+    deadline: float,
+    smp: int | None,
+    verbose: bool,
+) -> int:
+    """Run the suite, or what SELECT means of it, and say what came of it.
+
+    SELECT is a suite (kvm, snp), an id or its beginning (snp.source.null, gmem.punch), a glob
+    (snp.source.*), a node id, or a part of one. What follows -- goes to pytest.
+
+    Exit status: 0 all passed, 1 something failed, 2 wrong usage, 4 nothing could run.
+    """
+    from kvmharness.report.console import console
+    from kvmharness.suite_run import Request
+
+    if trace is not None:
+        cli.start_trace(trace)
+    request = Request(
+        select=select,
+        require=_checked(require),
+        destructive=destructive,
+        timeout=timeout,
+        deadline=deadline,
+        pytest_args=ctx.meta.get("pytest_args", ()),
+        environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
+    )
+    places = list(_places(hosts, kernels, smp))
+    with ExitStack() as files:
+        reports = _reserve({"ktap": ktap, "junit": junit, "json": json_}, files)
+        out = console(stderr=any(report.is_stdout for report in reports.values()))
+        results = [_run_at(place, request, out, verbose) for place in places]
+        status = _status(results)
+        _write(reports, results, status)
+    return _tell(out, results, status, verbose)
+
+
+# ------------------------------------------------------------------ the request
+
+
+def _checked(require: Sequence[str]) -> tuple[str, ...]:
+    from kvmharness.requirements import parse
+
+    return tuple(parse(name) for name in require)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A host to be: its kind, and an emulated one's kernel and processors."""
+
+    kind: str
+    kernel: str | None = None
+    smp: int | None = None
+
+
+def _places(hosts: Sequence[str], kernels: Sequence[str], smp: int | None) -> Iterator[_Place]:
+    from kvmharness.hosts import emulated
+
+    known = (labels.NATIVE, *emulated.KINDS)
+    wanted: list[str] = []
+    for kind in hosts or (labels.NATIVE,):
+        if kind not in (*known, ALL):
+            raise UsageError(f"--host {kind}: no such host; there are: {', '.join(known)}, {ALL}")
+        wanted += known if kind == ALL else [kind]
+    wanted = list(dict.fromkeys(wanted))
+    for option, given in (("--kernel", kernels), ("--smp", smp)):
+        if given and wanted == [labels.NATIVE]:
+            raise UsageError(f"{option} is for emulated hosts; give --host emulated-snp as well")
+    for kind in wanted:
+        if kind == labels.NATIVE:
+            yield _Place(kind)
+        else:
+            for kernel in kernels or (emulated.DEFAULT_KERNEL,):
+                yield _Place(kind, kernel, smp)
+
+
+def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, ReportFile]:
+    from kvmharness.report.output import ReportFile
+
+    given = {name: path for name, path in paths.items() if path is not None}
+    real = [path if path == "-" else os.path.realpath(path) for path in given.values()]
+    if len(set(real)) < len(real):
+        raise UsageError("two reports would go to the same file; give each its own")
+    return {name: files.enter_context(ReportFile(path)) for name, path in given.items()}
+
+
+# ------------------------------------------------------------------ one host
+
+
+def _run_at(place: _Place, request: Request, console: Console, verbose: bool) -> HostResult:
+    """Run on one host. A host that can't be had is a result too: a skip, or a failure."""
+    from kvmharness.report.progress import RunProgress
+    from kvmharness.suite_run import run_suite
+
+    try:
+        host, label = _host(place)
+    except MissingCapability as error:
+        return _absent(place, request, error)
+    except UsageError:
+        raise
+    except HarnessError as error:
+        return _absent_record(place, "failed", str(error))
+    if place.kind in _EMULATED_SUITE and not request.select:
+        request = _replace_select(request, (_EMULATED_SUITE[place.kind],))
+    with RunProgress(console, label, verbose) as progress:
+        try:
+            return run_suite(host, label, request, progress)
+        except KeyboardInterrupt:
+            total = "" if progress.total is None else f" of {progress.total}"
+            raise click.Abort(
+                f"interrupted after {progress.done}{total} tests; no report was written"
+            ) from None
+
+
+def _replace_select(request: Request, select: tuple[str, ...]) -> Request:
+    from dataclasses import replace
+
+    return replace(request, select=select)
+
+
+def _host(place: _Place) -> tuple[SuiteHost, labels.HostLabel]:
+    if place.kind == labels.NATIVE:
+        from kvmharness.hosts.native import NativeHost
+        from kvmharness.system import Kvm
+
+        Kvm.open().close()  # one clear line now, not one for every test
+        return NativeHost(), labels.current()
+    from kvmharness.hosts.emulated import EmulatedHost
+
+    host = EmulatedHost.prepare(place.kind, place.kernel or "")
+    smp = place.smp or min(2, os.cpu_count() or 1)
+    return _WithProcessors(host, smp), labels.HostLabel(place.kind, str(host.facts["kernel"]))
+
+
+class _WithProcessors:
+    """An emulated host that boots with a given number of processors."""
+
+    def __init__(self, host: Any, smp: int) -> None:
+        self._host = host
+        self._smp = smp
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {**self._host.facts, "smp": self._smp}
+
+    def run(self, argv: Sequence[str], **options: Any) -> Any:
+        return self._host.run(argv, smp=self._smp, **options)
+
+
+def _absent(place: _Place, request: Request, error: MissingCapability) -> HostResult:
+    """Return the result of a host that can't be had: failed if what it is for was required."""
+    wanted = {_EMULATED_SUITE.get(place.kind, "kvm")}
+    if place.kind == labels.NATIVE:
+        wanted |= set(request.require)  # no /dev/kvm, nothing of what needs it
+    missing = sorted(wanted & set(request.require))
+    reason = str(error)
+    if missing:
+        return _absent_record(place, "failed", f"required by --require {missing[0]}: {reason}")
+    return _absent_record(place, "skipped", reason)
+
+
+def _absent_record(place: _Place, outcome: Outcome, reason: str) -> HostResult:
+    from kvmharness.report.records import Record
+    from kvmharness.report.result import HostResult
+
+    label = (
+        labels.current()
+        if place.kind == labels.NATIVE
+        else labels.HostLabel(place.kind, place.kernel or "?")
+    )
+    record = Record(
+        id=place.kind,
+        nodeid=f"<{place.kind}>",
+        outcome=outcome,
+        host=label.kind,
+        kernel=label.kernel,
+        emulated=label.emulated,
+        reason=reason,
+    )
+    return HostResult(label, {}, [record], planned=1)
+
+
+# ------------------------------------------------------------------ the end
+
+
+def _status(results: Sequence[HostResult]) -> int:
+    if any(result.count("failed") for result in results):
+        return cli.FAILED
+    if not any(result.count("passed") for result in results):
+        return cli.NOTHING_RAN
+    return 0
+
+
+def _write(reports: dict[str, ReportFile], results: Sequence[HostResult], status: int) -> None:
+    from kvmharness.report import json_report, junit, ktap
+
+    if "ktap" in reports:
+        reports["ktap"].write(ktap.render(results))
+    if "junit" in reports:
+        reports["junit"].write(junit.render(results))
+    if "json" in reports:
+        reports["json"].write(json_report.render(results, status))
+
+
+def _tell(console: Console, results: Sequence[HostResult], status: int, verbose: bool) -> int:
+    from kvmharness.report import terminal
+
+    records = [record for result in results for record in result.records]
+    if len(records) == 1 and records[0].nodeid.startswith("<") and not records[0].report:
+        # The only host was not to be had: that is one line, not a table of zeros.
+        click.echo(f"kvmharness: {records[0].reason}", err=True)
+        return status
+    terminal.show(console, results, verbose)
+    if status == cli.NOTHING_RAN:
+        console.print("nothing could run")
+    return status

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The results of a run for a person: failures whole, skips grouped by reason, then the counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from kvmharness.report.records import Record
+from kvmharness.report.result import HostResult
+
+#: A failure's text beyond this many lines is cut, unless everything was asked for.
+_LINES = 40
+
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+def show(console: Console, results: Sequence[HostResult], verbose: bool = False) -> None:
+    """Print failures, skips and counts."""
+    several = len(results) > 1
+    for result in results:
+        for record in result.records:
+            if record.outcome == "failed":
+                _failure(console, record, several, verbose)
+    _skips(console, results, several)
+    console.print(_counts(results))
+    for words in dict.fromkeys(r.label.words for r in results if r.label.emulated):
+        console.print(Text(words, style="bold yellow"))
+
+
+def _failure(console: Console, record: Record, several: bool, verbose: bool) -> None:
+    where = f" on {record.host} {record.kernel}" if several else ""
+    console.print(Rule(Text(f"{record.id}{where}", style="bold red"), align="left", style="red"))
+    console.print(Text(record.reason, style="bold"), soft_wrap=True)
+    lines = record.report.splitlines()
+    cut = 0 if verbose else max(len(lines) - _LINES, 0)
+    if cut:
+        # The end of a traceback says what happened; the beginning, how pytest got there.
+        lines = [f"... {cut} lines (all of them with -v)", *lines[cut:]]
+    _block(console, "", lines)
+    _block(console, "last ioctls", record.ioctls)
+    _block(console, "kernel log", record.kernel_log)
+    console.print(Text(record.nodeid, style="dim"))
+    console.print()
+
+
+def _block(console: Console, title: str, lines: Sequence[str]) -> None:
+    if not lines:
+        return
+    if title:
+        console.print(Text(title, style="cyan"))
+    # Soft wrap: a traceback's lines are copied and searched, and folding breaks them.
+    console.print(Text("\n".join(f"  {line}" for line in lines)), soft_wrap=True)
+
+
+def _skips(console: Console, results: Sequence[HostResult], several: bool) -> None:
+    reasons: Counter[tuple[str, str]] = Counter()
+    for result in results:
+        for record in result.records:
+            if record.outcome == "skipped":
+                host = f"{record.host} {record.kernel}" if several else ""
+                reasons[host, record.reason] += 1
+    if not reasons:
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="yellow", no_wrap=True)
+    if several:
+        table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for (host, reason), times in reasons.most_common():
+        table.add_row(str(times), *([host] if several else []), Text(reason))
+    console.print(Text("skipped, by reason", style="bold"))
+    console.print(table)
+    console.print()
+
+
+def _counts(results: Sequence[HostResult]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    table.add_column("host", no_wrap=True)
+    table.add_column("kernel", no_wrap=True)
+    for name in ("passed", "failed", "skipped", "not run", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            f"{result.label.kind}{' (emulated)' if result.label.emulated else ''}",
+            result.label.kernel,
+            *(_number(result.count(outcome), outcome) for outcome in STYLES),
+            _number(result.not_run, "failed"),
+            f"{result.seconds:.1f} s",
+        )
+    return table
+
+
+def _number(count: int, outcome: str) -> Text:
+    return Text(str(count), style=STYLES[outcome] if count else "dim")
