@@ -34,6 +34,11 @@ class Row:
 _MERGE_7_2 = "merge 06ba195f136a, 'KVM guest_memfd changes for 7.2'"
 
 TABLE: dict[str, tuple[Row, ...]] = {
+    # fallocate modes other than KEEP_SIZE with or without PUNCH_HOLE.
+    "gmem.fallocate.modes": (
+        Row((6, 8), ("EOPNOTSUPP", "EINVAL"), "vfs_fallocate() refuses some combinations itself"),
+        Row((6, 12), ("EOPNOTSUPP",), "vfs_fallocate() knows modes apart from flags; seen on 6.18"),
+    ),
     # Two slots, one range of the same guest_memfd.
     "gmem.bind.overlap": (
         Row((6, 8), ("EINVAL",), "kvm_gmem_bind() has one error for everything; seen on 6.18"),
