@@ -30,6 +30,7 @@ LAST_IOCTLS = 40
 #: How much captured output a record of a failure keeps, in characters.
 _OUTPUT_KEPT = 4000
 
+_REQUIRED = "required by --require"
 _PLUGIN = "kvmharness.pytest_plugin"
 _KVM_FIXTURES = frozenset({"kvm", "vm", "vm_builder"})
 
@@ -360,7 +361,7 @@ class Session:
         wanted = {watch.skipped_for} if known else {watch.skipped_for, *watch.requirements}
         if missing := sorted(self.required & wanted):
             report.outcome = "failed"
-            report.longrepr = f"required by --require {missing[0]}, but skipped: {reason}"
+            report.longrepr = f"{_REQUIRED} {missing[0]}, but skipped: {reason}"
         elif watch.skipped_for is not None:
             # Where the test stands, not where the plugin skipped it.
             path, line, _ = watch.item.location
@@ -504,7 +505,8 @@ def _failure_reason(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else str(report.longrepr)
     first = next((line for line in text.splitlines() if line.strip()), "failed")
-    where = "" if report.when == "call" else f" (in {report.when})"
+    own = report.when == "call" or first.startswith(_REQUIRED)
+    where = "" if own else f" (in {report.when})"
     return f"{first.strip().removeprefix('Failed: ')}{where}"
 
 

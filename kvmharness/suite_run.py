@@ -72,6 +72,11 @@ class Request:
     pytest_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether pytest is told to stop at a failure; a crash then is one too."""
+        return any(arg in ("-x", "--exitfirst") or "--maxfail" in arg for arg in self.pytest_args)
+
 
 def suite_folders() -> list[str]:
     """Return the names of the suite's folders that are for hosts: kvm, snp, ..."""
@@ -105,9 +110,9 @@ def run_suite(host: SuiteHost, label: HostLabel, request: Request, on_event: OnE
             recorded = {record.nodeid for record in result.records}
             remaining = [nodeid for nodeid in planned if nodeid not in recorded]
             out_of_time = time.monotonic() - began >= request.timeout
-            if attempt.ended is not None or not remaining or out_of_time:
+            if attempt.ended is not None or not remaining or out_of_time or request.stops_early:
                 break
-        if attempt.ended is None:
+        if attempt.ended is None and not request.stops_early:
             reason = "the run's time was over" if out_of_time else "the tests crashed too often"
             for nodeid in remaining:
                 missing = _failure(label, planned[nodeid], nodeid, f"not run: {reason}")
@@ -196,9 +201,10 @@ class _Attempt:
         if self.usage is not None:
             raise UsageError(self.usage)
         if run.status == _PYTEST_USAGE and not self.records:
-            said = [line.removeprefix("ERROR: ") for line in self.noise if "ERROR: " in line]
-            said = said or [line for line in self.noise if "error: " in line]
-            raise UsageError(said[-1] if said else "pytest refused its arguments")
+            # argparse's line, or else pytest's own.
+            said = [line.partition("error: ")[2] for line in self.noise if "error: " in line]
+            said += [line.removeprefix("ERROR: ") for line in self.noise if "ERROR: " in line]
+            raise UsageError(said[0] if said else "pytest refused its arguments")
         if self.ended == _PYTEST_INTERNAL_ERROR:
             text = "\n".join([*self.output, *self.noise])
             raise HarnessError(f"pytest failed by itself: {text or 'without a word'}")

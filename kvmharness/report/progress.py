@@ -64,6 +64,9 @@ class RunProgress:
                 self._tell(event)
         elif event["event"] == "plan" and self._total is None:
             self._total = len(event["tests"])
+            if self._live is None:
+                tests = "1 test" if self._total == 1 else f"{self._total} tests"
+                self._console.print(f"{tests} on the {self._label.words}")
         elif event["event"] == "start":
             current = event["id"]
         if self._live is not None:
@@ -98,8 +101,6 @@ class RunProgress:
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
-        else:
-            self._console.print(f"running on the {self._label.words}")
         return self
 
     def __exit__(

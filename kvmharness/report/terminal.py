@@ -38,7 +38,7 @@ def _failure(console: Console, record: Record, several: bool, verbose: bool) -> 
     where = f" on {record.host} {record.kernel}" if several else ""
     console.print(Rule(Text(f"{record.id}{where}", style="bold red"), align="left", style="red"))
     console.print(Text(record.reason, style="bold"), soft_wrap=True)
-    lines = record.report.splitlines()
+    lines = record.report.splitlines() if record.report != record.reason else []
     cut = 0 if verbose else max(len(lines) - _LINES, 0)
     if cut:
         # The end of a traceback says what happened; the beginning, how pytest got there.
