@@ -189,6 +189,8 @@ class Machine(Vm):
         self.slots: list[Slot] = []
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
+        #: gpa (bytes) of the PML4 that the payloads of long mode use, None if there is none.
+        self.page_table: int | None = None
         self._owned = ExitStack()
         self._snp: Snp | None = None
 
@@ -225,6 +227,35 @@ class Machine(Vm):
         """
         slot = self.slot_at(gpa, len(data))
         slot.mapping.write(gpa - slot.gpa, data)
+
+    def enter(
+        self,
+        payload: str | Payload,
+        mode: Mode | str | None = None,
+        *,
+        vcpu: int = 0,
+        load_gpa: int | None = None,
+        **arguments: int,
+    ) -> None:
+        """Load a payload and set up one vCPU to begin it, whatever the vCPU did before.
+
+        As ``VmBuilder.payload``, on a machine that is there already; its page tables are those
+        of the builder, so a payload of long mode needs one to have been built in.
+        """
+        plan = _plan(payload, mode, vcpu, load_gpa, arguments)
+        if self.vcpus[vcpu].kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
+            self.vcpus[vcpu].settle()
+        self._enter(plan)
+
+    def _enter(self, plan: _PayloadPlan) -> None:
+        if plan.mode is not Mode.REAL and self.page_table is None:
+            raise HarnessError(
+                f"payload {plan.payload.name} needs page tables: build with payload()"
+            )
+        self.write(plan.load_gpa, plan.payload.image)
+        entry = plan.payload.entry - plan.payload.load_gpa + plan.load_gpa
+        for vcpu in self.vcpus if plan.vcpu is None else [self.vcpus[plan.vcpu]]:
+            enter(vcpu, plan.mode, entry, page_table=self.page_table or 0, **plan.registers)
 
     def run(self, timeout: float = 5.0, vcpu: int = 0) -> PayloadRun:
         """Run the payload of one vCPU on this thread, for at most `timeout` seconds."""
@@ -268,7 +299,23 @@ class _PayloadPlan:
     mode: Mode
     vcpu: int | None
     load_gpa: int
-    arguments: dict[str, int]
+    registers: dict[str, int]
+
+
+def _plan(
+    payload: str | Payload,
+    mode: Mode | str | None,
+    vcpu: int | None,
+    load_gpa: int | None,
+    arguments: dict[str, int],
+) -> _PayloadPlan:
+    image = payloads.load(payload) if isinstance(payload, str) else payload
+    chosen = image.modes[-1] if mode is None else Mode(mode)
+    if chosen not in image.modes:
+        takes = ", ".join(image.modes)
+        raise HarnessError(f"payload {image.name} does not run in {chosen}: it takes {takes}")
+    where = image.load_gpa if load_gpa is None else load_gpa
+    return _PayloadPlan(image, chosen, vcpu, where, image.registers(**arguments))
 
 
 class VmBuilder:
@@ -329,15 +376,7 @@ class VmBuilder:
         natively. `vcpu` is the one that runs it, by default all; at least that many are made.
         `load_gpa` (bytes) overrides the manifest's, for two payloads in one VM.
         """
-        image = payloads.load(name) if isinstance(name, str) else name
-        chosen = image.modes[-1] if mode is None else Mode(mode)
-        if chosen not in image.modes:
-            takes = ", ".join(image.modes)
-            raise HarnessError(f"payload {image.name} does not run in {chosen}: it takes {takes}")
-        where = image.load_gpa if load_gpa is None else load_gpa
-        self._payloads.append(
-            _PayloadPlan(image, chosen, vcpu, where, image.registers(**arguments))
-        )
+        self._payloads.append(_plan(name, mode, vcpu, load_gpa, arguments))
         self._vcpus = max(self._vcpus, (vcpu or 0) + 1)
         return self
 
@@ -420,14 +459,10 @@ class VmBuilder:
                 f"payload() loads into memory the host can write; a {self._vm_type.label} VM's has "
                 "to be populated by its launch commands"
             )
-        page_table = 0
         if any(plan.mode is not Mode.REAL for plan in self._payloads):
-            page_table = self._add_page_tables(machine)
+            machine.page_table = self._add_page_tables(machine)
         for plan in self._payloads:
-            machine.write(plan.load_gpa, plan.payload.image)
-            entry = plan.payload.entry - plan.payload.load_gpa + plan.load_gpa
-            for vcpu in machine.vcpus if plan.vcpu is None else [machine.vcpus[plan.vcpu]]:
-                enter(vcpu, plan.mode, entry, page_table=page_table, **plan.arguments)
+            machine._enter(plan)
 
     def _add_page_tables(self, machine: Machine) -> int:
         top = max([slot.gpa + slot.size for slot in machine.slots], default=0)

@@ -21,6 +21,7 @@ _LARGE_PAGE = 2 << 20
 _PRESENT_WRITABLE_USER = 0x7
 _PAGE_SIZE_BIT = 0x80
 
+_CR0_REAL = 0x10  # ET, which is hard-wired
 _CR0_LONG = 0x80000033  # PG NE ET MP PE
 _CR4_LONG = 0x620  # OSXMMEXCPT OSFXSR PAE
 _EFER_LONG = 0x500  # LMA LME
@@ -71,8 +72,7 @@ def enter(vcpu: Vcpu, mode: Mode, entry: int, *, page_table: int = 0, **register
     for name, value in registers.items():
         setattr(regs, name, value)
     if mode is Mode.REAL:
-        sregs.cs.base = 0
-        sregs.cs.selector = 0
+        _real_mode(sregs)
     else:
         privilege = 3 if mode is Mode.LONG_CPL3 else 0
         if privilege:
@@ -80,6 +80,19 @@ def enter(vcpu: Vcpu, mode: Mode, entry: int, *, page_table: int = 0, **register
         _long_mode(sregs, page_table, privilege)
     vcpu.set_sregs(sregs)
     vcpu.set_regs(regs)
+
+
+def _real_mode(sregs: Any) -> None:
+    sregs.cr0 = _CR0_REAL
+    sregs.cr3 = 0
+    sregs.cr4 = 0
+    sregs.efer = 0
+    for segment in (sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
+        _segment(segment, 0, _DATA, 0)
+        segment.limit = 0xFFFF
+        segment.db = 0
+        segment.g = 0
+    sregs.cs.type = _CODE
 
 
 def _long_mode(sregs: Any, page_table: int, privilege: int) -> None:

@@ -25,6 +25,9 @@ _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
 #: the kernel is entered interrupts nothing: it is seen when the slice ends.
 _SLICE_NS = 250_000_000
 
+#: A string instruction can exit once for each of its elements.
+_SETTLE_EXITS = 4096
+
 #: How long close() waits for the thread that runs the vCPU to leave it.
 _LEAVE_SECONDS = 10.0
 
@@ -207,6 +210,27 @@ class Vcpu(OwnedFd):
                 raise KvmError(Result("KVM_RUN", -1, number))
         finally:
             with self._lock:
+                self._running_in = 0
+
+    def settle(self) -> None:
+        """KVM_RUN with immediate_exit: finish the instruction that caused the last exit, no more.
+
+        An IN, OUT or MMIO access is completed by the KVM_RUN after its exit: without this,
+        registers set in between may be overwritten (Documentation/virt/kvm/api.rst, KVM_RUN).
+        """
+        self._begin_run()
+        try:
+            for _ in range(_SETTLE_EXITS):
+                self.kvm_run.immediate_exit = 1
+                ret = ioctl.run(self.fileno(), self.kvm_run, _SLICE_NS)
+                if ret == -errno.EINTR:
+                    return
+                if ret < 0:
+                    raise KvmError(Result("KVM_RUN", -1, -ret))
+            raise HarnessError(f"vCPU {self.id} is still inside one instruction's exits")
+        finally:
+            with self._lock:
+                self.kvm_run.immediate_exit = int(self._kicked)
                 self._running_in = 0
 
     def kick(self) -> None:
