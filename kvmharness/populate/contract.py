@@ -21,7 +21,7 @@ from kvmharness.populate.outcome import Outcome
 Series = tuple[int, int]
 
 _FOLDER = Path(__file__).parent
-_KEYS = {"scenario", "from", "to", "outcome", "log", "seen", "read", "commit", "why"}
+_KEYS = {"scenario", "from", "to", "outcome", "or", "log", "seen", "read", "commit", "why"}
 
 
 class ContractError(HarnessError):
@@ -32,6 +32,7 @@ class ContractError(HarnessError):
 class Row:
     """One promise: `outcome` is a text for each step, `log` what the kernel's log shows.
 
+    `alternatives` are outcomes that are as good: a fix that some point releases of a series have.
     `first` and `last` are kernel series, None where open. `seen` lists releases it was observed
     on, `read` names the source it was read in; one of them is there. `commit` made it so.
     """
@@ -45,6 +46,7 @@ class Row:
     read: str
     commit: str
     why: str
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     def holds_for(self, series: Series) -> bool:
         """Whether a kernel of `series` is held to this row."""
@@ -75,9 +77,8 @@ class Row:
 
     def keeps(self, outcome: Outcome) -> bool:
         """Whether `outcome` is what this row promises."""
-        return tuple(outcome.signature) == self.outcome and sorted(set(outcome.log)) == sorted(
-            set(self.log)
-        )
+        allowed = (self.outcome, *self.alternatives)
+        return tuple(outcome.signature) in allowed and set(outcome.log) == set(self.log)
 
 
 class Contract:
@@ -94,32 +95,35 @@ class Contract:
                     )
             others.append(row)
 
-    def row(self, scenario: str, release: str) -> Row:
-        """Return the row that holds for `scenario` on a kernel `release` such as ``6.18.44-x``.
+    def rows_for(self, scenario: str, release: str) -> list[Row]:
+        """Return the rows of `scenario` that a kernel `release` such as ``6.18.44-x`` may keep.
 
-        A kernel newer than every row is held to the newest. ContractError where there is none.
+        One, as a rule. A kernel newer than every row is held to the newest. One between two rows,
+        where nobody has looked at what changed when, may keep either. ContractError without a row.
         """
         series = parse_series(release)
-        rows = self.rows.get(scenario, [])
-        for row in rows:
-            if row.holds_for(series):
-                return row
-        newest = max(rows, key=lambda row: row.last or (1 << 16, 0), default=None)
-        if newest is not None and newest.last is not None and series > newest.last:
-            return newest
-        raise ContractError(f"{scenario} has no contract row for kernel {release}")
+        rows = sorted(self.rows.get(scenario, []), key=lambda row: row.first or (0, 0))
+        holding = [row for row in rows if row.holds_for(series)]
+        if holding or not rows:
+            if holding:
+                return holding
+            raise ContractError(f"{scenario} has no contract row")
+        before = [row for row in rows if row.last is not None and row.last < series]
+        after = [row for row in rows if row.first is not None and series < row.first]
+        return before[-1:] + after[:1]
 
     def mismatch(self, outcome: Outcome, release: str) -> str:
         """Say how `outcome` breaks the contract for `release`; empty if it keeps it."""
-        row = self.row(outcome.scenario, release)
-        if row.keeps(outcome):
+        rows = self.rows_for(outcome.scenario, release)
+        if any(row.keeps(outcome) for row in rows):
             return ""
-        lines = [
-            f"{outcome.scenario} on {release} breaks its contract.",
-            f"  promised ({row.kernels}): {_join(row.outcome)}{_log(row.log)}",
-            f"  because: {row.why or 'no reason noted'} [{row.origin}]",
-            f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}",
-        ]
+        lines = [f"{outcome.scenario} on {release} breaks its contract."]
+        for row in rows:
+            lines += [
+                f"  promised ({row.kernels}): {_join(row.outcome)}{_log(row.log)}",
+                f"  because: {row.why or 'no reason noted'} [{row.origin}]",
+            ]
+        lines.append(f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}")
         alike = [other for other in self.rows[outcome.scenario] if other.keeps(outcome)]
         if alike:
             lines.append(f"  that is what the contract says of {alike[0].kernels}")
@@ -166,6 +170,7 @@ def _parse(table: dict[str, Any], file: str) -> Row:
         read=table.get("read", ""),
         commit=table.get("commit", ""),
         why=table.get("why", ""),
+        alternatives=tuple(tuple(texts) for texts in table.get("or", ())),
     )
 
 

@@ -36,6 +36,7 @@ class Outcome:
     log: list[str] = field(default_factory=list)
     log_lines: list[str] = field(default_factory=list)
     digest: str | None = None
+    predicted_digest: str | None = None
     rmp: dict[str, int] | None = None
     trace: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,6 +61,7 @@ class Outcome:
             "log": self.log,
             "log_lines": self.log_lines,
             "digest": self.digest,
+            "predicted_digest": self.predicted_digest,
             "rmp": self.rmp,
             "trace": self.trace,
         }

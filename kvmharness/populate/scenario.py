@@ -33,6 +33,10 @@ class Bench:
         self.outcome = outcome
         self.stack = ExitStack()
 
+    def predicted_digest(self) -> str | None:
+        """The digest this launch must have by now, in hex; None where it is not followed."""
+        return None
+
     def step(self, label: str, result: Result[Any]) -> Result[Any]:
         """Record a call that the contract holds the kernel to; gives the result back."""
         self.outcome.steps.append(
@@ -84,6 +88,7 @@ def observe(scenario: Scenario, kvm: Kvm) -> Outcome:
         with ioctl.recording() as trace, bench.stack:
             scenario.action(bench)
             outcome.digest = standin.launch_digest()
+            outcome.predicted_digest = bench.predicted_digest()
             outcome.rmp = standin.rmp_counts()
     finally:
         standin.clear_injection()

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvmharness.builder import Machine, VmBuilder
-from kvmharness.fd import PAGE_SIZE
+from kvmharness.fd import PAGE_SIZE, guarded_read
 from kvmharness.ioctl import Result
+from kvmharness.measure.snp import LaunchDigest
 from kvmharness.populate.outcome import Outcome, Step, call_text, update_text
 from kvmharness.populate.scenario import Bench, Need, Scenario, register
 from kvmharness.populate.source import SOURCE_KINDS
 from kvmharness.sev import DEFAULT_POLICY, PageType
 from kvmharness.source import SourceBuffer
+from kvmharness.vcpu import Vcpu
 from kvmharness.vmtypes import VmType
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class SnpBench(Bench):
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
         self._machine: Machine | None = None
+        self._digest: LaunchDigest | None = None
+        self._measured_vmsas = False
 
     @property
     def machine(self) -> Machine:
@@ -37,6 +41,7 @@ class SnpBench(Bench):
             self.make()
             self.machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
             self.machine.snp.launch_start(DEFAULT_POLICY)
+            self._digest = LaunchDigest()
         assert self._machine is not None
         return self._machine
 
@@ -63,7 +68,19 @@ class SnpBench(Bench):
         flags: int = 0,
         size: int | None = None,
     ) -> Result[int]:
-        """LAUNCH_UPDATE that is not recorded as a step."""
+        """LAUNCH_UPDATE that is not recorded as a step; the digest is not followed past it."""
+        self._digest = None
+        return self._issue_update(gfn, pages, source, type, flags, size)
+
+    def _issue_update(
+        self,
+        gfn: int,
+        pages: int,
+        source: SourceBuffer | int | None,
+        type: int,  # noqa: A002
+        flags: int,
+        size: int | None,
+    ) -> Result[int]:
         length = pages * PAGE_SIZE if size is None else size
         return self.machine.try_.snp.launch_update(
             gfn * PAGE_SIZE, length, source=source, type=type, flags=flags
@@ -81,8 +98,9 @@ class SnpBench(Bench):
     ) -> Result[int]:
         """LAUNCH_UPDATE of `pages` pages (or `size` bytes) from `gfn`, recorded as a step."""
         length = pages * PAGE_SIZE if size is None else size
-        result = self.try_update(gfn, pages, source, type, flags=flags, size=size)
+        result = self._issue_update(gfn, pages, source, type, flags, size)
         address = source.address if isinstance(source, SourceBuffer) else source or 0
+        self._follow_digest(result, gfn, address, type)
         asked = (gfn * PAGE_SIZE, address, length)
         label = f"LAUNCH_UPDATE gfn {gfn}, {length // PAGE_SIZE} pages, type {type}"
         self.outcome.steps.append(
@@ -99,9 +117,32 @@ class SnpBench(Bench):
         )
         return result
 
+    def predicted_digest(self) -> str | None:
+        """The digest of the pages that the steps so far populated; None if others may have been."""
+        if self._digest is None or not self._digest.pages or self._measured_vmsas:
+            return None
+        return self._digest.hexdigest()
+
+    def _follow_digest(self, result: Result[int], gfn: int, address: int, page_type: int) -> None:
+        if self._digest is None or not result.ok or result.written_back is None:
+            return
+        for index in range(result.written_back[0] // PAGE_SIZE - gfn):
+            contents = b""
+            if page_type == PageType.NORMAL:
+                contents = guarded_read(address + index * PAGE_SIZE, PAGE_SIZE)
+            self._digest.update(page_type, (gfn + index) * PAGE_SIZE, contents)
+
     def command(self, label: str, result: Result[Any]) -> Result[Any]:
         """Record another launch command, or any call, as a step."""
         return self.step(label, result)
+
+    def vcpu(self, number: int = 0) -> Result[Vcpu]:
+        """Create a vCPU, closed with the machine; its VMSA ends the digest that is followed."""
+        created = self.machine.try_.create_vcpu(number)
+        if created.value is not None:
+            self.machine.own(created.value)
+            self._measured_vmsas = True
+        return created
 
     def thread_results(self, results: list[Result[Any]]) -> str:
         """Say how calls of several threads ended, their order left out: ``EIO x3, ok x1``."""

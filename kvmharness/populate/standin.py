@@ -57,7 +57,7 @@ def clear_injection() -> None:
         (_PARAMETERS / "inject_command").write_text("0")
 
 
-def wait_for_counts(expected: dict[str, int], seconds: float) -> dict[str, int] | None:
+def wait_for_counts(expected: dict[str, int] | None, seconds: float) -> dict[str, int] | None:
     """Wait until the RMP's counts are `expected`, and return what they are in the end.
 
     A VM's pages go back when its last reference does, which an RCU grace period may delay.
