@@ -47,7 +47,7 @@ setup_apt() {
 
 # setup [EXTRA]: make the environment, with the package's optional dependencies EXTRA.
 setup() {
-    local python wanted stamp extra=${1:-} missing
+    local python wanted stamp extra=${1:-} missing log
     case "$(uname -s)-$(uname -m)" in
         Linux-x86_64) ;;
         *) setup_fail "kvmharness runs on x86-64 Linux only; this is $(uname -s) on $(uname -m)" ;;
@@ -71,8 +71,12 @@ setup() {
             "$python" -m venv "$venv" || setup_fail "could not make a virtual environment"
         fi
         setup_say "building the binding and installing kvmharness${extra:+ with [$extra]} into it"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --editable "$top${extra:+[$extra]}" || setup_fail "pip could not install the package"
+        # Its own notes on editable installations are not news; shown when it fails.
+        if ! log=$("$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --editable "$top${extra:+[$extra]}" 2>&1); then
+            printf '%s\n' "$log" >&2
+            setup_fail "pip could not install the package; its output is above"
+        fi
         rm -f "$venv"/kvmharness-*
         touch "$stamp" "$venv/kvmharness-$wanted"
     fi
