@@ -34,6 +34,13 @@ class Row:
 _MERGE_7_2 = "merge 06ba195f136a, 'KVM guest_memfd changes for 7.2'"
 
 TABLE: dict[str, tuple[Row, ...]] = {
+    # KVM_SET_MEMORY_ATTRIBUTES with PRIVATE where KVM_CAP_MEMORY_ATTRIBUTES is 0 on /dev/kvm.
+    "attr.absent.kernel": (
+        Row((6, 8), ("ENOTTY",), "without the configuration option there is no such ioctl"),
+        Row(
+            (7, 4), ("ENOTTY", "EINVAL"), "queued: in-place conversion takes the VM's PRIVATE away"
+        ),
+    ),
     # fallocate modes other than KEEP_SIZE with or without PUNCH_HOLE.
     "gmem.fallocate.modes": (
         Row((6, 8), ("EOPNOTSUPP", "EINVAL"), "vfs_fallocate() refuses some combinations itself"),

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Slots without a guest_memfd: their flags and limits, and what guests see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from kvmharness import Kvm, Vm, VmBuilder, ioctl
+from kvmharness.exits import InternalErrorExit, MmioExit
+from kvmharness.fd import PAGE_SIZE
+from kvmharness.ffi import lib
+from kvmharness.payload import TOUCH_WRITE, pattern_page, touch_mark, touch_table
+
+GPA = 0x4000_0000
+LOG_DIRTY = lib.KVM_MEM_LOG_DIRTY_PAGES
+READONLY = lib.KVM_MEM_READONLY
+
+
+@pytest.mark.scenario("kvm.memslot.flags")
+def test_each_flag_is_taken_by_the_form_that_knows_it(vm: Vm) -> None:
+    """The first form never takes KVM_MEM_GUEST_MEMFD; no form takes an unknown flag."""
+    v1 = LOG_DIRTY | READONLY
+    wrong = {}
+    for bit in range(32):
+        flag = 1 << bit
+        wanted = "ok" if v1 & flag else "EINVAL"
+        outcomes = [vm.try_.set_user_memory_region(0, GPA, PAGE_SIZE, 0, flag)]
+        if outcomes[0].ok:
+            vm.set_user_memory_region(0, 0, 0, 0)
+        if flag != lib.KVM_MEM_GUEST_MEMFD and vm.check_extension(lib.KVM_CAP_USER_MEMORY2):
+            outcomes.append(vm.try_.set_user_memory_region2(0, GPA, PAGE_SIZE, 0, flag))
+            if outcomes[1].ok:
+                vm.set_user_memory_region2(0, 0, 0, 0)
+        if any(outcome.errno_name != wanted for outcome in outcomes):
+            wrong[bit] = [str(outcome) for outcome in outcomes]
+    assert not wrong
+
+
+@pytest.mark.scenario("kvm.memslot.limit")
+def test_the_highest_slot_is_the_capabilitys(kvm: Kvm, vm: Vm) -> None:
+    count = kvm.check_extension(lib.KVM_CAP_NR_MEMSLOTS)
+    assert count > 0
+    assert vm.try_.set_user_memory_region(count - 1, GPA, PAGE_SIZE, 0).errno_name == "ok"
+    refused = vm.try_.set_user_memory_region(count, GPA + PAGE_SIZE, PAGE_SIZE, 0)
+    assert refused.errno_name == "EINVAL"
+
+
+@pytest.mark.scenario("kvm.memslot.none")
+def test_running_without_memory_is_an_internal_error(vm: Vm) -> None:
+    """The reset vector is MMIO, and MMIO can't be executed: emulation fails."""
+    with vm.create_vcpu(0) as vcpu:
+        assert ioctl.call(vm.fileno(), "KVM_SET_NR_MMU_PAGES", 64).ok
+        exit_ = vcpu.run(5)
+        assert isinstance(exit_, InternalErrorExit)
+        assert exit_.suberror == lib.KVM_INTERNAL_ERROR_EMULATION
+
+
+@pytest.mark.scenario("kvm.memslot.size_limit")
+def test_a_slot_is_smaller_than_2_to_the_31_pages(vm: Vm) -> None:
+    """The dirty log counts pages in an unsigned int (KVM_MEM_MAX_NR_PAGES)."""
+    # One page less is accepted, after a minute of allocating what KVM keeps for each page.
+    assert vm.try_.set_user_memory_region(0, 0, 2**31 * PAGE_SIZE, 0).errno_name == "EINVAL"
+
+
+@pytest.mark.scenario("kvm.memslot.move")
+def test_an_anonymous_slot_moves_with_its_contents(vm_builder: Callable[..., VmBuilder]) -> None:
+    """Unlike one with a guest_memfd (gmem.slot.immutable)."""
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").memory(GPA, 1 << 20, "anonymous")
+    with builder.payload("pattern", start=GPA, pages=2, seed=4).build() as machine:
+        assert machine.run().status == 0
+        slot = machine.slots[1]
+        there = GPA + (1 << 21)
+        machine.set_user_memory_region(1, there, slot.size, slot.mapping.address)
+        machine.enter("pattern", start=there + PAGE_SIZE, pages=1, seed=5)
+        assert machine.run().status == 0
+        assert slot.mapping.read(0, PAGE_SIZE) == pattern_page(4, GPA)
+        assert slot.mapping.read(PAGE_SIZE, PAGE_SIZE) == pattern_page(5, there + PAGE_SIZE)
+        machine.enter("pattern", start=GPA, pages=1, seed=6)
+        run = machine.run()
+        assert isinstance(run.exit, MmioExit)
+        assert run.exit.gpa == GPA
+
+
+@pytest.mark.scenario("kvm.memslot.resize")
+def test_an_anonymous_slot_does_not_change_size_or_address(vm: Vm) -> None:
+    vm.set_user_memory_region(0, GPA, 4 * PAGE_SIZE, 0)
+    for size, address in ((2 * PAGE_SIZE, 0), (8 * PAGE_SIZE, 0), (4 * PAGE_SIZE, 1 << 20)):
+        assert vm.try_.set_user_memory_region(0, GPA, size, address).errno_name == "EINVAL"
+
+
+@pytest.mark.scenario("kvm.memslot.dirty_log")
+def test_the_dirty_log_names_the_pages_written(vm_builder: Callable[..., VmBuilder]) -> None:
+    builder = vm_builder().memory(0, 1 << 20, "anonymous")
+    builder.memory(GPA, 128 * PAGE_SIZE, "anonymous", flags=LOG_DIRTY)
+    pages = (0, 1, 63, 64, 127)
+    with builder.payload("hello").build() as machine:
+        table = [(GPA + page * PAGE_SIZE, TOUCH_WRITE) for page in pages]
+        table.append((GPA + 5 * PAGE_SIZE, 0))  # read only: not dirty
+        machine.write(0x2_0000, touch_table(table))
+        machine.enter("touch", table=0x2_0000, count=len(table))
+        assert machine.run().status == 0
+        bitmap = int.from_bytes(machine.get_dirty_log(1, 128), "little")
+        assert bitmap == sum(1 << page for page in pages)
+        assert not any(machine.get_dirty_log(1, 128))  # reading it cleared it
+        assert machine.try_.get_dirty_log(0, 256).errno_name == "ENOENT"  # slot 0 keeps none
+
+
+@pytest.mark.scenario("kvm.memslot.read_only")
+@pytest.mark.requires_cap("KVM_CAP_READONLY_MEM")
+def test_a_write_to_a_read_only_slot_is_mmio(vm_builder: Callable[..., VmBuilder]) -> None:
+    builder = vm_builder().memory(0, 1 << 20, "anonymous")
+    builder.memory(GPA, PAGE_SIZE, "anonymous", flags=READONLY)
+    with builder.payload("hello").build() as machine:
+        machine.write(GPA, (77).to_bytes(8, "little"))
+        machine.write(0x2_0000, touch_table([(GPA, 0), (GPA, TOUCH_WRITE)]))
+        machine.enter("touch", table=0x2_0000, count=2)
+        run = machine.run()
+        assert isinstance(run.exit, MmioExit)
+        assert (run.exit.is_write, run.exit.gpa) == (True, GPA)
+        assert run.exit.data == touch_mark(GPA).to_bytes(8, "little")
+        assert run.words[:2] == [GPA, 77]
+        assert machine.read(GPA, 8) == (77).to_bytes(8, "little")
