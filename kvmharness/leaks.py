@@ -10,20 +10,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import re
 import subprocess
 import threading
 import time
 from dataclasses import dataclass, replace
 
-#: start, end and name of the mappings that are somebody's resource: shared ones (a vCPU's run page,
-#: a guest_memfd, shared memory) and memfds. Private anonymous memory is the allocator's business,
-#: and a file below /usr or /lib that is mapped for reading is the C library's (gconv's cache).
-_MAPPING = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (?:...s \S+ \S+ \S+ *(?!/usr/|/lib)(.*)"
-    rb"|...p \S+ \S+ \S+ *(/memfd:.*|/anon_huge.*))$",
-    re.MULTILINE,
-)
+#: What marks a line of /proc/self/maps as somebody's resource: the permissions of a shared mapping
+#: (a vCPU's run page, a guest_memfd, shared memory), or a memfd's name. Private anonymous memory is
+#: the allocator's business.
+_MARKS = (b"s ", b"/memfd:", b"/anon_huge")
+
+#: Files that the C library maps shared, for reading: gconv's cache.
+_SYSTEM_FILES = ("/usr/", "/lib")
 
 #: Threads that the kernel adds to a process and ends by itself: KVM's page recovery, vhost and
 #: io_uring workers. Their owners are fds, which are counted.
@@ -139,10 +137,22 @@ def _fds() -> frozenset[tuple[int, str]]:
 def _mappings() -> frozenset[Mapping]:
     with open("/proc/self/maps", "rb") as file:
         text = file.read()
-    return frozenset(
-        (int(start, 16), int(end, 16), (shared or private).decode(errors="replace"))
-        for start, end, shared, private in _MAPPING.findall(text)
-    )
+    found = set()
+    # Of some two hundred lines a handful count: they are searched for, not parsed all.
+    for mark in _MARKS:
+        at = text.find(mark)
+        while at >= 0:
+            end = text.index(b"\n", at)
+            addresses, permissions, _, _, _, *name = text[text.rfind(b"\n", 0, at) + 1 : end].split(
+                None, 5
+            )
+            shown = b"".join(name).decode(errors="replace")
+            counts = permissions.endswith(b"s") or mark != b"s "
+            if counts and not shown.startswith(_SYSTEM_FILES):
+                first, _, last = addresses.partition(b"-")
+                found.add((int(first, 16), int(last, 16), shown))
+            at = text.find(mark, end)
+    return frozenset(found)
 
 
 def _threads() -> frozenset[int]:

@@ -115,7 +115,9 @@ class Session:
         self._watchdog: Watchdog | None = None
         # faulthandler has one timer for the whole process: where pytest uses it, it is taken, and
         # its thread comes and goes with each test.
-        self._timer_taken = float(config.getini("faulthandler_timeout") or 0) > 0
+        self._timer_taken = config.pluginmanager.hasplugin("faulthandler") and (
+            float(config.getini("faulthandler_timeout") or 0) > 0
+        )
         # An emulated host has its deadline outside, and threads cost it a hundred times as much.
         if self.wanted and self.deadline and not (self._timer_taken or self.label.emulated):
             from kvmharness.deadline import Watchdog
