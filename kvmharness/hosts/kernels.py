@@ -154,7 +154,7 @@ def names_release(wanted: str, release: str) -> bool:
 
 def is_tree(wanted: str) -> bool:
     """Whether `wanted` is a path and not a series."""
-    return "/" in wanted or wanted.startswith("~") or Path(wanted).is_dir()
+    return bool(wanted) and ("/" in wanted or wanted.startswith("~") or Path(wanted).is_dir())
 
 
 def validate(wanted: str) -> None:

@@ -443,7 +443,7 @@ static u64 read_cpuid_values(struct td *td, u64 field, u64 *value)
 	bool no_subleaf = field & BIT_ULL(8);
 	bool has_subleaves = leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f;
 	u32 reg[4] = { leaf, 0, no_subleaf ? 0 : subleaf, 0 };
-	int i;
+	int i, j;
 
 	if (no_subleaf == has_subleaves || (has_subleaves && subleaf > 3))
 		return TDX_METADATA_FIELD_NOT_READABLE;
@@ -455,9 +455,13 @@ static u64 read_cpuid_values(struct td *td, u64 field, u64 *value)
 	for (i = 0; i < CPUID_CONFIGS; i++) {
 		u64 config = info.td_conf.cpuid_config_leaves[i];
 
-		if ((u32)config == leaf && (no_subleaf || config >> 32 == subleaf))
-			memcpy(reg, td->params.cpuid[i], sizeof(reg));
+		if ((u32)config != leaf || (!no_subleaf && config >> 32 != subleaf))
+			continue;
+		for (j = 0; j < 4; j++)
+			reg[j] = (reg[j] & ~cpuid_config_allowed(i, j)) | td->params.cpuid[i][j];
 	}
+	if (leaf == 1)
+		reg[2] |= BIT(21); /* a TD always has x2APIC */
 	i = field & 1 ? 2 : 0;
 	*value = reg[i] | (u64)reg[i + 1] << 32;
 	return TDX_SUCCESS;

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""An emulated SNP host, really booted: what comes out of it, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kvmharness.errors import MissingCapability
+from kvmharness.hosts import cache
+from kvmharness.hosts.emulated import EmulatedHost
+from kvmharness.hosts.run import Verdict
+
+#: Seconds for one boot and command on a busy machine; several boots have several of it.
+_BOOT = 150.0
+
+pytestmark = pytest.mark.deadline(_BOOT)
+
+# KVM_CHECK_EXTENSION(KVM_CAP_VM_TYPES), asked with nothing but the standard library.
+_VM_TYPES = """
+import fcntl, os
+print(hex(fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), 0xAE03, 235)))
+"""
+
+
+@pytest.fixture(scope="session")
+def host() -> EmulatedHost:
+    """The host, prepared once; a machine that can't have it skips with the reason."""
+    try:
+        return EmulatedHost.prepare("emulated-snp")
+    except MissingCapability as missing:
+        pytest.skip(str(missing))
+
+
+def _state(output: bytes) -> dict[str, str]:
+    lines = output.decode().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+@pytest.mark.deadline(900)
+def test_the_host_can_be_prepared(host: EmulatedHost) -> None:
+    assert host.facts["emulated"] is True
+    assert str(host.facts["kernel"]).startswith("7.3")
+
+
+def test_status_and_output_come_out(host: EmulatedHost) -> None:
+    script = "echo out; echo err >&2; kill -KILL $$"
+    result = host.run(["sh", "-c", script], timeout=60)
+    assert result.verdict is Verdict.FINISHED, result.explain()
+    assert (result.status, result.stdout, result.stderr) == (137, b"out\n", b"err\n")
+    assert list(result.milestones) == ["up", "modules", "ready", "exit"]
+
+
+def test_inside_is_the_callers_root_on_the_hosts_kernel(host: EmulatedHost, tmp_path: Path) -> None:
+    """Python, the working folder and files are the caller's; only a shared folder takes writes."""
+    (tmp_path / "given").write_text("from outside")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    script = f"""
+import json, os, pathlib
+pathlib.Path({str(tmp_path / "lost")!r}).write_text("x")
+facts = dict(
+    cwd=os.getcwd(),
+    kernel=os.uname().release,
+    host=os.environ["KVMHARNESS_HOST"],
+    facts=json.loads(os.environ["KVMHARNESS_HOST_FACTS"]),
+    given=pathlib.Path({str(tmp_path / "given")!r}).read_text(),
+    cpus=os.cpu_count(),
+    log=len(os.popen("dmesg | grep snp_standin").read()),
+)
+pathlib.Path({str(shared / "facts.json")!r}).write_text(json.dumps(facts))
+"""
+    result = host.run(
+        [sys.executable, "-c", script], timeout=60, cwd=tmp_path, writable=[shared], smp=2
+    )
+    assert result.ok, result.explain() + result.stderr.decode()
+    facts = json.loads((shared / "facts.json").read_text())
+    assert facts["cwd"] == str(tmp_path)
+    assert facts["kernel"] == host.facts["kernel"] == facts["facts"]["kernel"]
+    assert facts["host"] == "emulated-snp"
+    assert facts["given"] == "from outside"
+    assert facts["cpus"] == 2
+    assert facts["log"] > 0
+    assert not (tmp_path / "lost").exists()
+
+
+def test_kvm_offers_sev_sev_es_and_snp(host: EmulatedHost) -> None:
+    script = f"cat /proc/kvmharness_snp; exec {sys.executable} -c '{_VM_TYPES}'"
+    result = host.run(["sh", "-c", script], timeout=60)
+    assert result.ok, result.explain() + result.stderr.decode()
+    assert result.stdout.splitlines()[-1] == b"0x1d"
+    state = _state(result.stdout)
+    pages = {k: v for k, v in state.items() if k.startswith("rmp_")}
+    assert set(pages.values()) == {"0"}
+    assert {"rmp_firmware", "rmp_context", "rmp_pre_guest", "rmp_guest_valid"} <= set(pages)
+
+
+def test_a_panic_is_a_verdict(host: EmulatedHost) -> None:
+    script = "echo before; sync; echo c > /proc/sysrq-trigger; sleep 60"
+    result = host.run(["sh", "-c", script], timeout=60)
+    assert result.verdict is Verdict.PANIC, result.explain()
+    assert "sysrq" in result.detail
+    assert "Kernel panic - not syncing" in result.console_tail
+    assert result.stdout == b"before\n"
+
+
+def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> None:
+    result = host.run(["sh", "-c", "echo before; sleep 600"], timeout=2)
+    assert result.verdict is Verdict.TIMEOUT, result.explain()
+    assert (result.status, result.stdout) == (None, b"before\n")
+    assert result.seconds < _BOOT / 2
+    assert psutil.Process().children() == []
+
+
+def test_a_module_that_does_not_load_is_a_failed_boot(host: EmulatedHost) -> None:
+    result = host.run(["true"], timeout=60, module_options={"snp_standin": "smt=banana"})
+    assert result.verdict is Verdict.BOOT_FAILED, result.explain()
+    assert "insmod snp_standin.ko" in result.detail
+
+
+def test_a_boot_has_a_deadline(host: EmulatedHost) -> None:
+    result = host.run(["true"], timeout=60, boot_timeout=0.5)
+    assert result.verdict is Verdict.BOOT_FAILED
+    assert "not booted within" in result.detail
+
+
+_CALLER = """
+import sys
+from kvmharness.hosts.emulated import EmulatedHost
+host = EmulatedHost.prepare("emulated-snp")
+host.run(["sh", "-c", "echo inside; sleep 600"], timeout=500,
+         on_output=lambda name, data: print(data.decode(), flush=True))
+"""
+
+
+@pytest.fixture
+def caller(host: EmulatedHost, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that runs a guest, up and inside; its temporary files go to tmp_path."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", _CALLER], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "inside\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_caller_that_is_ended(
+    caller: subprocess.Popen[str], number: signal.Signals, tmp_path: Path
+) -> None:
+    machines = psutil.Process(caller.pid).children(recursive=True)
+    assert machines
+    caller.send_signal(number)
+    caller.wait(20)
+    gone, alive = psutil.wait_procs(machines, timeout=20)
+    assert not alive
+    assert len(gone) == len(machines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _kernel_tree(folder: Path, host: EmulatedHost, makefile: str) -> Path:
+    """Return what passes for a user's built kernel tree: the host's kernel, and a make of its own."""
+    for path, data in {
+        "include/config/kernel.release": f"{host.facts['kernel']}\n".encode(),
+        "Module.symvers": b"",
+        "Makefile": makefile.encode(),
+        # QEMU takes a vmlinux by this name too.
+        "arch/x86/boot/bzImage": host.kernel.image.read_bytes(),
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    for module in host.kernel.modules.iterdir():
+        (folder / "arch/x86/kvm" / module.name).parent.mkdir(exist_ok=True)
+        (folder / "arch/x86/kvm" / module.name).write_bytes(module.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def scratch_cache(host: EmulatedHost, tmp_path: Path) -> dict[str, str]:
+    """An environment whose cache holds the tools of the real one, and will go with the test."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "roots").symlink_to(cache.cache_dir() / "roots")
+    return {**os.environ, "KVMHARNESS_CACHE": str(tmp_path / "cache")}
+
+
+def _host_run(
+    tree: Path, environment: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "kvmharness", "host", "run", "--kernel", str(tree), *options]
+    argv += ["--", "uname", "-r"]
+    return subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=_BOOT, check=False
+    )
+
+
+def test_a_kernel_tree_of_the_users_own_is_booted(
+    host: EmulatedHost, tmp_path: Path, scratch_cache: dict[str, str]
+) -> None:
+    makefile = f"modules:\n\tcp {host.standin} $(M)/snp_standin.ko\n"
+    tree = _kernel_tree(tmp_path / "linux", host, makefile)
+    done = _host_run(tree, scratch_cache)
+    assert (done.returncode, done.stdout) == (0, f"{host.facts['kernel']}\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("makefile", "image", "told"),
+    [
+        ("modules:\n\t@echo sev.c:1: error: no such thing >&2; false\n", True, "does not build"),
+        ("modules:\n\ttouch $(M)/snp_standin.ko\n", True, "insmod"),
+        ("", False, "bzImage is missing"),
+    ],
+    ids=["does-not-build", "does-not-boot", "was-not-built"],
+)
+def test_bisecting_passes_over_what_cant_be_tested(
+    host: EmulatedHost,
+    tmp_path: Path,
+    scratch_cache: dict[str, str],
+    makefile: str,
+    image: bool,
+    told: str,
+) -> None:
+    tree = _kernel_tree(tmp_path / "linux", host, makefile)
+    if not image:
+        (tree / "arch/x86/boot/bzImage").unlink()
+    done = _host_run(tree, scratch_cache, "--bisect")
+    assert done.returncode == 125
+    assert told in done.stderr
+
+
+_POPULATE = """
+import pathlib, sys, time
+from kvmharness import Kvm, SourceBuffer, VmBuilder
+from kvmharness.ffi import lib
+from kvmharness.sev import PageType, SnpPolicy
+
+state = pathlib.Path("/proc/kvmharness_snp")
+with Kvm.open() as kvm, VmBuilder(kvm, "snp").guest_memfd(size=8192).build() as vm:
+    with SourceBuffer.anonymous(2) as source:
+        vm.set_memory_attributes(0, 8192, lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+        vm.snp.launch_start(policy=SnpPolicy.SMT | SnpPolicy.RESERVED_MUST_BE_ONE)
+        vm.snp.launch_update(0, 8192, source=source, type=PageType.NORMAL)
+    print(state.read_text())
+    pathlib.Path("/sys/module/snp_standin/parameters/leak_pages").write_text(sys.argv[1])
+time.sleep(0.5)
+print("after", state.read_text(), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("leak", [0, 1])
+def test_pages_that_a_vm_leaves_behind_are_counted(host: EmulatedHost, leak: int) -> None:
+    """The software RMP is empty after a VM's end, unless a page was (here: on purpose) kept."""
+    result = host.run([sys.executable, "-c", _POPULATE, str(leak)], timeout=60)
+    assert result.ok, result.explain() + result.stderr.decode()
+    inside, _, after = result.stdout.partition(b"after\n")
+    assert _state(inside)["rmp_guest_valid"] == "2"
+    assert _state(inside)["rmp_context"] == "1"
+    left = {k: int(v) for k, v in _state(after).items() if k.startswith("rmp_")}
+    assert sum(left.values()) == leak
