@@ -32,6 +32,7 @@ from kvmharness.ffi import lib
 from kvmharness.guest_memfd import GuestMemfd
 from kvmharness.payload import Mode, Payload, ReportReader
 from kvmharness.sev import SevDevice, Snp, SnpTry
+from kvmharness.tdx import Tdx, TdxTry, TdxVcpu, start_td
 from kvmharness.vcpu import Vcpu
 from kvmharness.vm import Vm, VmTry
 from kvmharness.vmtypes import VmType
@@ -179,6 +180,11 @@ class MachineTry(VmTry):
         """The SEV, SEV-ES or SNP launch commands, returning form."""
         return self._machine.snp.try_
 
+    @property
+    def tdx(self) -> TdxTry:
+        """The launch commands of a TD's VM fd, returning form."""
+        return self._machine.tdx.try_
+
 
 class Machine(Vm):
     """A VM with its memory and vCPUs. Closing it closes all of them, running vCPUs first kicked."""
@@ -202,6 +208,15 @@ class Machine(Vm):
             self.own(device)
             self._snp = Snp(self, device.fileno())
         return self._snp
+
+    @property
+    def tdx(self) -> Tdx:
+        """The launch commands of a TD's VM fd."""
+        return Tdx(self)
+
+    def tdx_vcpu(self, index: int = 0) -> TdxVcpu:
+        """The launch commands of a TD's vCPU fd: KVM_TDX_INIT_VCPU, INIT_MEM_REGION."""
+        return TdxVcpu(self.vcpus[index])
 
     def own(self, *things: OwnedFd | Mapping) -> None:
         """Have `things` closed with the machine, the last first."""
@@ -381,7 +396,10 @@ class VmBuilder:
         return self
 
     def uninitialized(self) -> Self:
-        """Leave out the VM type's first step (KVM_SEV_INIT2), for a test that makes it itself."""
+        """Leave out the VM type's first step, for a test that makes it itself.
+
+        That is KVM_SEV_INIT2, or for a TD the split irqchip and KVM_TDX_INIT_VM.
+        """
         self._initialized = False
         return self
 
@@ -418,6 +436,8 @@ class VmBuilder:
         """Do what a VM type needs before anything else; the launch itself is the caller's."""
         if self._initialized and self._vm_type in SEV_TYPES:
             machine.snp.init2()
+        if self._initialized and self._vm_type is VmType.TDX:
+            start_td(machine, self._kvm)
 
     def _add_slot(self, machine: Machine, number: int, plan: _MemoryPlan) -> Slot:
         if plan.backing == "guest_memfd":
@@ -452,6 +472,8 @@ class VmBuilder:
         machine.vcpus.append(vcpu)
         if self._vm_type in (VmType.DEFAULT, VmType.SW_PROTECTED):
             vcpu.set_cpuid2(self._kvm.get_supported_cpuid())
+        if self._vm_type is VmType.TDX and self._initialized:
+            TdxVcpu(vcpu).set_cpuid_of_td()
 
     def _load_payloads(self, machine: Machine) -> None:
         if self._vm_type not in (VmType.DEFAULT, VmType.SW_PROTECTED):
