@@ -375,12 +375,12 @@ def _from_tree(tree: Path) -> Kernel:
     digest = hashlib.sha256(data)
     modules: dict[str, bytes] = {}
     wanted = [name.replace("_", "-") for name in WANTED]
-    for name in wanted:  # grows while it is walked
-        if name in found:
+    while wanted:
+        name = wanted.pop(0)
+        if name in found and name not in modules:
             modules[name] = elf.unsigned(found[name].read_bytes())
             digest.update(modules[name])
             wanted += [n.replace("_", "-") for n in elf.Module(modules[name]).depends()]
-            wanted = list(dict.fromkeys(wanted))
     folder = cache.cache_dir() / "trees" / digest.hexdigest()[:16]
     with cache.locked(f"tree-{folder.name}"):
         if not folder.exists():

@@ -171,7 +171,7 @@ def test_nothing_is_left_of_a_caller_that_is_ended(
 
 
 def _kernel_tree(folder: Path, host: EmulatedHost, makefile: str) -> Path:
-    """Return what passes for a user's built kernel tree: the host's kernel, and a make of its own."""
+    """Return what passes for a user's built kernel tree: the host's kernel, with its own make."""
     for path, data in {
         "include/config/kernel.release": f"{host.facts['kernel']}\n".encode(),
         "Module.symvers": b"",
