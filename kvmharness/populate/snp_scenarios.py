@@ -855,7 +855,7 @@ def _end_closed(bench: SnpBench) -> None:
 def _end_asid_reuse(bench: SnpBench) -> None:
     source = bench.source("aligned", 1)
     results = []
-    for _ in range(int(os.environ.get("KVMHARNESS_ASID_ROUNDS", "120"))):
+    for _ in range(int(os.environ.get("KVMHARNESS_ASID_ROUNDS", "104"))):
         machine = bench.make()
         machine.set_private(0, PAGE_SIZE)
         machine.snp.launch_start()

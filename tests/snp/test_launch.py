@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""The launch as a VMM makes it, what the host says of itself, and SNP's relatives."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from kvmharness.builder import Machine, VmBuilder
+from kvmharness.errors import KvmError
+from kvmharness.fd import PAGE_SIZE
+from kvmharness.ffi import ffi, lib
+from kvmharness.sev import (
+    DEFAULT_POLICY,
+    PageType,
+    SevDevice,
+    SnpPolicy,
+    supported_policy_bits,
+    supported_vmsa_features,
+)
+from kvmharness.source import SourceBuffer
+from kvmharness.system import Kvm
+
+PAGES = 16
+
+
+def launched(vm_builder: Callable[..., VmBuilder]) -> Machine:
+    machine = vm_builder("snp").guest_memfd(0, PAGES * PAGE_SIZE).build()
+    machine.set_private(0, PAGES * PAGE_SIZE)
+    machine.snp.launch_start()
+    return machine
+
+
+@pytest.mark.scenario("snp.launch.whole")
+@pytest.mark.requires_vm_type("snp")
+def test_a_launch_from_start_to_finish(vm_builder: Callable[..., VmBuilder]) -> None:
+    with launched(vm_builder) as machine, SourceBuffer.anonymous(4) as source:
+        assert machine.snp.populate(0, 4 * PAGE_SIZE, source=source) == 1
+        calls = machine.snp.populate(4 * PAGE_SIZE, 4 * PAGE_SIZE, source=None, type=PageType.ZERO)
+        assert calls == 1
+        machine.own(machine.create_vcpu(0))
+        machine.snp.launch_finish(host_data=b"suite")
+
+
+@pytest.mark.scenario("snp.launch.populate_goes_on")
+@pytest.mark.requires_vm_type("snp")
+def test_populate_goes_on_over_the_slots_end(vm_builder: Callable[..., VmBuilder]) -> None:
+    with (
+        launched(vm_builder) as machine,
+        machine.create_guest_memfd(2 * PAGE_SIZE) as second,
+        SourceBuffer.anonymous(4) as source,
+    ):
+        end = PAGES * PAGE_SIZE
+        machine.set_user_memory_region2(
+            1, end, 2 * PAGE_SIZE, source.mapping.address, lib.KVM_MEM_GUEST_MEMFD, second
+        )
+        machine.set_private(end, 2 * PAGE_SIZE)
+        # One call stops at the slot's end; the loop takes the rest into the next slot.
+        assert machine.snp.populate(end - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source=source) == 2
+
+
+@pytest.mark.scenario("snp.launch.populate_raises")
+@pytest.mark.requires_vm_type("snp")
+def test_populate_raises_what_stopped_it(vm_builder: Callable[..., VmBuilder]) -> None:
+    with launched(vm_builder) as machine, SourceBuffer.anonymous(4, hole=(2, 2)) as source:
+        with pytest.raises(KvmError, match="KVM_SEV_SNP_LAUNCH_UPDATE failed: EIO") as caught:
+            machine.snp.populate(0, 4 * PAGE_SIZE, source=source)
+        assert caught.value.errno == errno.EIO
+        assert caught.value.fw_error == 0
+        # What was populated before the hole stays so.
+        again = machine.try_.snp.launch_update(0, PAGE_SIZE, source=source, type=PageType.NORMAL)
+        assert again.errno == errno.EIO
+
+
+@pytest.mark.scenario("snp.launch.unaligned_write_back")
+@pytest.mark.requires_vm_type("snp")
+def test_a_refused_source_leaves_the_arguments_alone(
+    vm_builder: Callable[..., VmBuilder],
+) -> None:
+    with launched(vm_builder) as machine, SourceBuffer.anonymous(1, offset=1) as source:
+        result = machine.try_.snp.launch_update(0, PAGE_SIZE, source=source, type=PageType.NORMAL)
+        if result.ok:
+            assert result.written_back == (PAGE_SIZE, source.address + PAGE_SIZE, 0)
+        else:
+            assert result.errno == errno.EINVAL
+            assert result.written_back == (0, source.address, PAGE_SIZE)
+
+
+@pytest.mark.scenario("snp.host.vmsa_features")
+@pytest.mark.requires_vm_type("snp")
+def test_the_host_tells_which_vmsa_features_init2_takes(
+    kvm: Kvm, vm_builder: Callable[..., VmBuilder]
+) -> None:
+    features = supported_vmsa_features(kvm).unwrap()
+    for bit in range(64):
+        with vm_builder("snp").uninitialized().build() as machine:
+            result = machine.try_.snp.init2(vmsa_features=1 << bit)
+            assert result.errno == (0 if features >> bit & 1 else errno.EINVAL), f"bit {bit}"
+
+
+@pytest.mark.scenario("snp.host.policy_bits")
+@pytest.mark.requires_vm_type("snp")
+def test_the_host_tells_which_policy_bits_start_takes(
+    kvm: Kvm, vm_builder: Callable[..., VmBuilder]
+) -> None:
+    offered = supported_policy_bits(kvm)
+    if offered.errno == errno.ENXIO:
+        pytest.skip("this kernel does not tell its policy bits (KVM_X86_SNP_POLICY_BITS)")
+    bits = offered.unwrap()
+    assert bits & DEFAULT_POLICY == DEFAULT_POLICY
+    refused = [bit for bit in range(64) if not bits >> bit & 1]
+    with vm_builder("snp").build() as machine:
+        for bit in refused:
+            result = machine.try_.snp.launch_start(DEFAULT_POLICY | 1 << bit)
+            assert (result.errno_name, result.fw_error) == ("EINVAL", 0), f"bit {bit}"
+        # Each refusal left nothing behind.
+        assert machine.try_.snp.launch_start(DEFAULT_POLICY).ok
+
+
+@pytest.mark.scenario("snp.host.policy_firmware")
+@pytest.mark.requires_vm_type("snp")
+def test_a_policy_the_firmware_refuses_is_named(vm_builder: Callable[..., VmBuilder]) -> None:
+    # A guest that forbids SMT, on a machine that has it on (firmware ABI, 4.3).
+    forbids_smt = SnpPolicy.RESERVED_MUST_BE_ONE
+    with vm_builder("snp").build() as machine:
+        result = machine.try_.snp.launch_start(forbids_smt)
+        if result.ok:
+            pytest.skip("SMT is off on this machine: a policy that forbids it is accepted")
+        assert (result.errno_name, result.fw_error_name) == ("EIO", "POLICY_FAILURE")
+        with pytest.raises(KvmError, match="firmware error POLICY_FAILURE"):
+            machine.snp.launch_start(forbids_smt)
+
+
+@pytest.mark.scenario("snp.finish.id_block_unreadable")
+@pytest.mark.requires_vm_type("snp")
+def test_finish_with_an_id_block_that_cannot_be_read(
+    vm_builder: Callable[..., VmBuilder],
+) -> None:
+    with launched(vm_builder) as machine:
+        parameters = ffi.new("struct kvm_sev_snp_launch_finish *")
+        parameters.id_block_en = 1
+        parameters.id_block_uaddr = 0x10
+        result = machine.try_.snp.command(lib.KVM_SEV_SNP_LAUNCH_FINISH, parameters)
+        assert result.errno_name == "EFAULT"
+        assert machine.try_.snp.launch_finish().ok
+
+
+@pytest.mark.scenario("snp.host.sev_device")
+@pytest.mark.requires_vm_type("snp")
+def test_the_secure_processor_answers() -> None:
+    with SevDevice.open() as device:
+        status = device.platform_status()
+        if status.errno == errno.ENODEV:
+            pytest.skip("/dev/sev has no secure processor behind it, as on an emulated host")
+        assert status.unwrap()["api_major"] >= 1
+
+
+@pytest.mark.scenario("snp.launch.sev_relatives")
+@pytest.mark.parametrize(
+    "vm_type",
+    [
+        pytest.param("sev", marks=pytest.mark.requires_vm_type("sev")),
+        pytest.param("sev-es", marks=pytest.mark.requires_vm_type("sev-es")),
+    ],
+)
+def test_sev_and_sev_es_vms_are_made_by_init2(
+    vm_builder: Callable[..., VmBuilder], vm_type: str
+) -> None:
+    builder = vm_builder(vm_type).memory(0, 4 * PAGE_SIZE, "anonymous").vcpus(1)
+    with builder.build() as machine:
+        assert machine.try_.snp.init2().errno == errno.EINVAL  # once only
+        assert len(machine.vcpus) == 1
