@@ -347,7 +347,7 @@ class VmBuilder:
         self._memory: list[_MemoryPlan] = []
         self._vcpus = 0
         self._payloads: list[_PayloadPlan] = []
-        self._before_vcpus: list[Callable[[Machine], None]] = []
+        self._before_vcpus: list[Callable[[Machine], object]] = []
         self._initialized = True
 
     def memory(
@@ -403,7 +403,7 @@ class VmBuilder:
         self._initialized = False
         return self
 
-    def before_vcpus(self, step: Callable[[Machine], None]) -> Self:
+    def before_vcpus(self, step: Callable[[Machine], object]) -> Self:
         """Call `step` with the Machine after its memory is made and before its vCPUs are."""
         self._before_vcpus.append(step)
         return self
