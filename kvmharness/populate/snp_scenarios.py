@@ -465,6 +465,14 @@ def _state_start_arguments(bench: SnpBench) -> None:
     bench.command("a good one after these", start())
 
 
+@snp_scenario(
+    "snp.state.start_without_smt", "a policy that forbids SMT, on a machine that has it", "standin"
+)
+def _state_start_without_smt(bench: SnpBench) -> None:
+    start = bench.make().try_.snp.launch_start
+    bench.command("LAUNCH_START", start(SnpPolicy.RESERVED_MUST_BE_ONE))
+
+
 @snp_scenario("snp.state.after_finish", "LAUNCH_UPDATE after LAUNCH_FINISH")
 def _state_after_finish(bench: SnpBench) -> None:
     source = bench.source("aligned", 1)
