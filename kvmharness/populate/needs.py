@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmharness.ffi import lib
-from kvmharness.populate import standin
+from kvmharness.populate import standin, tdx_standin
 
 if TYPE_CHECKING:
     from kvmharness.system import Kvm
@@ -20,9 +20,9 @@ def why_not(need: str, kvm: Kvm) -> str:
 
 
 def _standin(kvm: Kvm) -> str:
-    if standin.present():
+    if standin.present() or tdx_standin.present():
         return ""
-    return "firmware errors can be injected, and the RMP be read, on an emulated host alone"
+    return "firmware errors can be injected, and its pages be counted, on an emulated host alone"
 
 
 def _two_cpus(kvm: Kvm) -> str:

@@ -37,6 +37,14 @@ class Bench:
         """The digest this launch must have by now, in hex; None where it is not followed."""
         return None
 
+    def launch_digest(self) -> str | None:
+        """The digest as an emulated host's firmware has it; None on hardware."""
+        return standin.launch_digest()
+
+    def page_counts(self) -> dict[str, int] | None:
+        """The pages that an emulated host's firmware holds, by state; None on hardware."""
+        return standin.rmp_counts()
+
     def step(self, label: str, result: Result[Any]) -> Result[Any]:
         """Record a call that the contract holds the kernel to; gives the result back."""
         self.outcome.steps.append(
@@ -87,9 +95,9 @@ def observe(scenario: Scenario, kvm: Kvm) -> Outcome:
     try:
         with ioctl.recording() as trace, bench.stack:
             scenario.action(bench)
-            outcome.digest = standin.launch_digest()
+            outcome.digest = bench.launch_digest()
             outcome.predicted_digest = bench.predicted_digest()
-            outcome.rmp = standin.rmp_counts()
+            outcome.rmp = bench.page_counts()
     finally:
         standin.clear_injection()
         if log is not None:
