@@ -53,6 +53,12 @@ class _LazyGroup(click.Group):
             raise click.UsageError(f"no command {args[0]!r}; there are: {', '.join(COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # click itself would add an empty line
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -106,8 +112,8 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def _status(args: list[str] | None) -> int:
     try:
         result: Any = cli.main(args, prog_name="kvmharness", standalone_mode=False)
-    except click.Abort:
-        return _fail("interrupted", INTERRUPTED)
+    except click.Abort as error:
+        return _fail(_line(str(error)) or "interrupted", INTERRUPTED)
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         return _fail(f"{_line(error.format_message())}{hint}", USAGE)

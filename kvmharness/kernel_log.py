@@ -50,7 +50,7 @@ class KernelLog:
     def open(cls, path: str = "/dev/kmsg") -> KernelLog | None:
         """Open the log at its end; None where this user may not read it."""
         try:
-            file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            file = io.FileIO(path, opener=_open_without_waiting)
         except OSError:
             return None
         try:
@@ -84,6 +84,10 @@ class KernelLog:
     def close(self) -> None:
         """Close the log."""
         self._file.close()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse(record: bytes) -> KernelLine:
