@@ -6,7 +6,6 @@ A pure function of facts: what it says about a host can be tested without one.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -165,11 +164,18 @@ def _emulated_words(facts: dict[str, Any]) -> str:
 
 
 def _emulated(facts: dict[str, Any], kind: str) -> Path:
+    emulation = facts["emulation"]
     if facts["host"]["emulated"]:
         return _skip(kind, "this is an emulated host already")
-    if not shutil.which("qemu-system-x86_64"):
-        return _skip(kind, "qemu-system-x86_64 is not installed (Debian: qemu-system-x86)")
-    return _run(kind, f"kvmharness run --host {kind}")
+    if emulation["reason"]:
+        return _skip(kind, emulation["reason"])
+    if kind not in emulation["kinds"]:
+        return _skip(kind, f"no such host in this version; there are: {emulation['kinds']}")
+    if emulation["cached_kernels"]:
+        return _run(kind, f"kernels in the cache: {', '.join(emulation['cached_kernels'])}")
+    if emulation["can_fetch"]:
+        return _run(kind, f"a kernel is fetched first: kvmharness host prepare {kind}")
+    return _skip(kind, "no kernel is cached, and there is no apt-get to fetch one with")
 
 
 def _vms(labels: list[str]) -> str:

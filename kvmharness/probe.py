@@ -91,6 +91,7 @@ def gather() -> dict[str, Any]:
         "kvm": kvm_facts(label.kind),
         "sev": sev_facts(),
         "tdx": tdx_facts(),
+        "emulation": emulation_facts(),
     }
 
 
@@ -322,6 +323,27 @@ def tdx_facts() -> dict[str, Any]:
         "module_parameters": {"tdx": parameters.get("tdx")} if parameters else None,
         "platform": "tdx_host_platform" in _cpuinfo()[0],
         "guest": "tdx_guest" in _cpuinfo()[0],
+    }
+
+
+# ------------------------------------------------------------------ emulated hosts
+
+
+def emulation_facts() -> dict[str, Any]:
+    """Which emulated hosts there can be, and what is ready or can be fetched for them."""
+    import shutil
+
+    from kvmharness.hosts import emulated, kernels
+
+    try:
+        cached = [kernel.release for kernel in kernels.cached()]
+    except HarnessError as error:
+        return {"kinds": [], "reason": str(error), "cached_kernels": [], "can_fetch": False}
+    return {
+        "kinds": sorted(emulated.KINDS),
+        "reason": None,
+        "cached_kernels": cached,
+        "can_fetch": all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))),
     }
 
 

@@ -42,6 +42,12 @@ def host(kind: str = "native", **vms: dict[str, Any]) -> dict[str, Any]:
             "why_not": {name: f"no {name} here" for name in labels if name not in known},
         },
         "sev": {"device": {"accessible": True, "reason": None}},
+        "emulation": {
+            "kinds": ["emulated-snp"],
+            "reason": None,
+            "cached_kernels": [],
+            "can_fetch": True,
+        },
     }
 
 
@@ -104,6 +110,28 @@ def test_a_vm_that_can_not_be_created_is_a_skip_with_its_errno() -> None:
     found = judged(facts)
     assert found["kvm"] == ("skip", "no default VM: not tried")
     assert found["tdx.populate"][0] == "run"
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "said"),
+    [
+        ({}, "run", "kvmharness host prepare emulated-snp"),
+        ({"cached_kernels": ["6.12.1", "7.3.4"]}, "run", "6.12.1, 7.3.4"),
+        ({"can_fetch": False}, "skip", "apt-get"),
+        ({"kinds": []}, "skip", "no such host"),
+        ({"reason": "the cache can't be made"}, "skip", "the cache can't be made"),
+    ],
+)
+def test_an_emulated_host_needs_a_kernel_or_a_way_to_it(
+    change: dict[str, Any], state: str, said: str
+) -> None:
+    facts = host(default=vm())
+    facts["emulation"] |= change
+    found = judged(facts)["emulated-snp"]
+    assert found[0] == state
+    assert said in found[1]
+    facts["host"] = {"kind": "emulated-snp", "emulated": True, "words": ""}
+    assert judged(facts)["emulated-snp"][0] == "skip"
 
 
 @pytest.mark.parametrize(
