@@ -164,9 +164,11 @@ static void kvmh_on_fault(int signal, siginfo_t *info, void *context)
 	int i;
 
 	(void)context;
+	/* SI_KERNEL: a non-canonical address is a #GP, which comes without the address. */
 	if (kvmh_guarded && info->si_code > 0)
 		for (i = 0; i < 2; i++)
-			if (address >= kvmh_guard_start[i] && address < kvmh_guard_end[i]) {
+			if (info->si_code == SI_KERNEL ||
+			    (address >= kvmh_guard_start[i] && address < kvmh_guard_end[i])) {
 				kvmh_guarded = 0;
 				kvmh_fault = *info;
 				siglongjmp(kvmh_guard, 1);
@@ -204,6 +206,13 @@ static void kvmh_install_handler(int signal, struct sigaction *before)
 	pthread_mutex_unlock(&kvmh_handler_lock);
 }
 
+static int kvmh_canonical(const volatile void *address)
+{
+	/* User addresses end at 2^47, or 2^56 with 5-level paging. */
+	return (uintptr_t)address >> 56 == 0;
+}
+
+/* byte < 0: copy `from`, which may be any address, NULL among them; else fill with the byte. */
 static void kvmh_guarded_move(volatile char *to, const volatile char *from, int byte, uint64_t size,
 			      struct kvmh_copy *out)
 {
@@ -215,10 +224,12 @@ static void kvmh_guarded_move(volatile char *to, const volatile char *from, int 
 	kvmh_guard_start[0] = (uintptr_t)to;
 	kvmh_guard_end[0] = (uintptr_t)to + size;
 	kvmh_guard_start[1] = (uintptr_t)from;
-	kvmh_guard_end[1] = from ? (uintptr_t)from + size : 0;
+	kvmh_guard_end[1] = byte < 0 ? (uintptr_t)from + size : 0;
 	if (sigsetjmp(kvmh_guard, 0)) {
 		out->copied = done;
 		out->fault_address = (uintptr_t)kvmh_fault.si_addr;
+		if (kvmh_fault.si_code == SI_KERNEL)
+			out->fault_address = (uintptr_t)(kvmh_canonical(to) ? from : to) + done;
 		out->signal = kvmh_fault.si_signo;
 		out->code = kvmh_fault.si_code;
 		return;
@@ -229,11 +240,11 @@ static void kvmh_guarded_move(volatile char *to, const volatile char *from, int 
 		uint64_t step = KVMH_PAGE - (((uintptr_t)to + done) & (KVMH_PAGE - 1));
 		uint64_t other = KVMH_PAGE - (((uintptr_t)from + done) & (KVMH_PAGE - 1));
 
-		if (from && other < step)
+		if (byte < 0 && other < step)
 			step = other;
 		if (step > size - done)
 			step = size - done;
-		if (from)
+		if (byte < 0)
 			memcpy((void *)(to + done), (const void *)(from + done), step);
 		else
 			memset((void *)(to + done), byte, step);
@@ -245,12 +256,12 @@ static void kvmh_guarded_move(volatile char *to, const volatile char *from, int 
 
 static void kvmh_copy(void *to, void *from, uint64_t size, struct kvmh_copy *out)
 {
-	kvmh_guarded_move(to, from, 0, size, out);
+	kvmh_guarded_move(to, from, -1, size, out);
 }
 
 static void kvmh_fill(void *to, int byte, uint64_t size, struct kvmh_copy *out)
 {
-	kvmh_guarded_move(to, NULL, byte, size, out);
+	kvmh_guarded_move(to, NULL, byte & 0xFF, size, out);
 }
 
 /* ------------------------------------------------------------------ memory
