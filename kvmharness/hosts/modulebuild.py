@@ -104,37 +104,60 @@ def _build_in_tree(source: ModuleSource, tree: Path, stage: Path) -> Path:
         raise MissingCapability("building the stand-in module", "make is not installed")
     folder = stage / "src"
     _copy_source(source, folder)
-    _make(["make", "-s", "-C", str(tree), f"M={folder}", "modules"], source)
+    _make(["make", "-s", "-C", str(tree), f"M={folder}", "modules"], f"{source.name}.ko")
     return folder / f"{source.name}.ko"
+
+
+@dataclass(frozen=True)
+class BuildRoot:
+    """A build root of one build's own: the tools, and a kernel's packaged headers beside them."""
+
+    tools: toolroot.ToolRoot
+    path: Path
+    kernel: kernels.Kernel
+
+    @classmethod
+    def for_kernel(cls, kernel: kernels.Kernel, stage: Path) -> BuildRoot:
+        """Make one below `stage`, in no time: the tools are linked, the headers unpacked."""
+        tools = _build_root()
+        root = stage / "root"
+        shutil.copytree(tools.path, root, symlinks=True, copy_function=os.link)
+        for deb in kernel.headers:
+            packages.extract(deb, root, lambda path: path.startswith(("usr/src", "usr/lib/linux")))
+        return cls(tools, root, kernel)
+
+    @property
+    def common(self) -> Path:
+        """The folder of the headers that all flavours of the kernel have in common."""
+        release = self.kernel.release.removesuffix("-amd64")
+        return self.path / f"usr/src/linux-headers-{release}-common"
+
+    def make(self, folder: str, module: str, *arguments: str) -> None:
+        """Build the modules of `folder` (a path inside the root). BuildFailed names `module`."""
+        script = (
+            'set -e; mount -t proc proc "$1/proc" 2>/dev/null || mount --rbind /proc "$1/proc"; '
+            'mount --bind /dev/null "$1/dev/null"; exec chroot "$@"'
+        )
+        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={folder}", f"CC={_GCC}"]
+        make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
+        make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, "modules"]
+        _make([*_namespaces(), "sh", "-c", script, "sh", str(self.path), *make], module)
+
+    def stripped(self, module: Path) -> Path:
+        """Drop debug information: a fifth of the size to unpack and load."""
+        strip = self.tools.argv("usr/bin/x86_64-linux-gnu-strip")
+        done = process.run([*strip, "--strip-debug", str(module)], timeout=60)
+        if done.returncode != 0:
+            raise BuildFailed(f"strip of {module.name}: {done.stderr.strip()}")
+        return module
 
 
 def _build_in_root(source: ModuleSource, kernel: kernels.Kernel, stage: Path) -> Path:
     """Build against packaged headers in the build root."""
-    tools = _build_root()
-    root = stage / "root"
-    # A root of this build's own in no time: the tools are linked, the headers unpacked beside them.
-    shutil.copytree(tools.path, root, symlinks=True, copy_function=os.link)
-    for deb in kernel.headers:
-        packages.extract(deb, root, lambda path: path.startswith(("usr/src", "usr/lib/linux")))
-    _copy_source(source, root / "build")
-    script = (
-        'set -e; mount -t proc proc "$1/proc" 2>/dev/null || mount --rbind /proc "$1/proc"; '
-        'mount --bind /dev/null "$1/dev/null"; exec chroot "$@"'
-    )
-    make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", "M=/build", f"CC={_GCC}"]
-    make += ["-C", f"/usr/src/linux-headers-{kernel.release}"]
-    make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
-    _make([*_namespaces(), "sh", "-c", script, "sh", str(root), *make], source)
-    return _stripped(tools, root / "build" / f"{source.name}.ko")
-
-
-def _stripped(root: toolroot.ToolRoot, module: Path) -> Path:
-    """Drop debug information: a fifth of the size to unpack and load."""
-    strip = root.argv("usr/bin/x86_64-linux-gnu-strip")
-    done = process.run([*strip, "--strip-debug", str(module)], timeout=60)
-    if done.returncode != 0:
-        raise BuildFailed(f"strip of {module.name}: {done.stderr.strip()}")
-    return module
+    root = BuildRoot.for_kernel(kernel, stage)
+    _copy_source(source, root.path / "build")
+    root.make("/build", f"{source.name}.ko")
+    return root.stripped(root.path / "build" / f"{source.name}.ko")
 
 
 def _build_for_other(source: ModuleSource, kernel: kernels.Kernel, stage: Path) -> Path:
@@ -199,12 +222,12 @@ def _namespaces() -> list[str]:
     return argv
 
 
-def _make(argv: Sequence[str], source: ModuleSource) -> None:
+def _make(argv: Sequence[str], module: str) -> None:
     try:
         done = process.run(argv, timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
-        raise BuildFailed(f"{source.name} was not built in {_DEADLINE:.0f} s") from None
+        raise BuildFailed(f"{module} was not built in {_DEADLINE:.0f} s") from None
     if done.returncode != 0:
         lines = done.stderr.splitlines()
         told = "\n".join([line for line in lines if "error:" in line][:10] or lines[-10:])
-        raise BuildFailed(f"{source.name}.ko does not build for this kernel:\n{told}")
+        raise BuildFailed(f"{module} does not build for this kernel:\n{told}")

@@ -1093,6 +1093,6 @@ void tdx_module_show(struct seq_file *seq)
 		   by_type[PT_REG]);
 	seq_printf(seq, "sept_mapped=%u\nsept_pending=%u\nsept_blocked=%u\n", leaves[SEPT_MAPPED],
 		   leaves[SEPT_PENDING], leaves[SEPT_BLOCKED] + leaves[SEPT_PENDING_BLOCKED]);
-	seq_printf(seq, "tds=%u\nkeyids=%u\nseamcalls=%llu\n", count,
-		   bitmap_weight(hkids, FIRST_KEYID + KEYIDS), all_calls);
+	seq_printf(seq, "tds=%u\nkeyids=%u\nkeyids_all=%u\nseamcalls=%llu\n", count,
+		   bitmap_weight(hkids, FIRST_KEYID + KEYIDS), KEYIDS, all_calls);
 }
