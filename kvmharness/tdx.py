@@ -142,8 +142,8 @@ class TdxTry:
 
         EINVAL: a second time, flags, reserved words, an attribute, xfam or CPUID leaf not
         supported, an address width other than 48 and 52; with a status in ``fw_error``: the module
-        refused an operand, which it names. EBUSY: after a vCPU. E2BIG: more than 256 entries.
-        ENOSPC: no key left. EAGAIN: no entropy. EIO: the module failed otherwise.
+        refused an operand, which it names. E2BIG: more than 256 entries. ENOSPC: no key left.
+        EAGAIN: no entropy. EIO: the module failed otherwise.
         """
         parameters, buffer = _with_cpuid("kvm_tdx_init_vm", len(cpuid))
         parameters.attributes = attributes

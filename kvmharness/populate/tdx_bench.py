@@ -65,13 +65,20 @@ class TdxBench(Bench):
     def make_ready(self, *, vcpus: int = 1, guest_address_bits: int = 48) -> Machine:
         """Make the TD with its pages private and its vCPUs initialized; MRTD is followed."""
         machine = self.make(vcpus=vcpus, guest_address_bits=guest_address_bits)
-        machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
-        for index in range(vcpus):
-            if guest_address_bits != 48:
-                machine.tdx_vcpu(index).set_cpuid_of_td()
-            machine.tdx_vcpu(index).init_vcpu()
-        self._mrtd = Mrtd()
+        self.ready(machine)
         return machine
+
+    def ready(self, machine: Machine, *, initialize_vcpus: bool = True) -> None:
+        """Make the pages of an initialized TD private and its vCPUs ready, one if it has none."""
+        if not machine.vcpus:
+            machine.vcpus.append(machine.create_vcpu(0))
+            machine.own(machine.vcpus[0])
+        machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
+        for index in range(len(machine.vcpus)):
+            machine.tdx_vcpu(index).set_cpuid_of_td()
+            if initialize_vcpus:
+                machine.tdx_vcpu(index).init_vcpu()
+        self._mrtd = Mrtd()
 
     def source(self, kind: str, pages: int, contents: bytes | None = None) -> Any:
         """Make a source by its name; closed with the bench."""
@@ -144,6 +151,12 @@ class TdxBench(Bench):
     def forget_digest(self) -> None:
         """Predict no MRTD: a page was added that the module did not measure to its end."""
         self._mrtd = None
+
+    def added(self, gfn: int, pages: int, source: SourceBuffer) -> None:
+        """Follow MRTD past measured pages that were added in order, but not by region()."""
+        if self._mrtd is not None:
+            for index in range(pages):
+                self._mrtd.add_page((gfn + index) * PAGE_SIZE, source.page(index))
 
     def _follow_mrtd(self, result: Result[int], gpa: int, address: int, measured: bool) -> None:
         # Progress is written back on failure too, and what was added then counts.

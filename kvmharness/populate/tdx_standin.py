@@ -64,6 +64,11 @@ def page_counts() -> dict[str, int] | None:
     return counts
 
 
+def keys() -> int:
+    """Return how many keys there are for TDs. KeyError on hardware, which does not tell."""
+    return int(read_state()["keyids_all"])
+
+
 def mrtd() -> str | None:
     """Return MRTD of the TD used last, in hex, as if finalized now; None on hardware."""
     return read_state().get("digest")
