@@ -148,7 +148,6 @@ def shell(
     click.echo(f"booting Linux {ready.facts['kernel']} (emulated) ...", err=True)
     result = ready.shell(
         [program, "-i"],
-        env={"PS1": f"{kind} {ready.facts['kernel']} \\w # "},
         smp=smp,
         memory=memory,
         module_options=_module_options(module_options),

@@ -235,12 +235,14 @@ class EmulatedHost:
                 process.child(
                     line,
                     foreground=True,
+                    stderr=subprocess.PIPE,
                     env={**os.environ, **self.machine.environment},
                     pass_fds=[initramfs, control.write],
                 )
             )
             control.close_write()
-            watch.follow(machine, {"control": control.read})
+            assert machine.stderr is not None
+            watch.follow(machine, {"control": control.read, "qemu": machine.stderr.fileno()})
         return watch.verdict()
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
@@ -276,7 +278,12 @@ class EmulatedHost:
             archive.file(f"modules/{name}.ko", path.read_bytes())
         listed = "\n".join(f"{name}.ko {module_options.get(name, '')}".strip() for name in order)
         shared = "\n".join(f"{share.tag} {share.path}" for share in shares)
-        plan = {"MODULES": listed, "SHARES": shared, "INTERACTIVE": "1" if interactive else "0"}
+        plan = {
+            "MODULES": listed,
+            "SHARES": shared,
+            "INTERACTIVE": "1" if interactive else "0",
+            "NAME": self.kind.name,
+        }
         text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in plan.items())
         archive.file("plan", text.encode("utf-8", "surrogateescape"))
         return archive.to_bytes()
@@ -292,7 +299,20 @@ class EmulatedHost:
 #: The guest's output channels: the serial console, then virtio-serial ports 1 to 3.
 _STREAMS = ("console", "control", "stdout", "stderr")
 _APPLETS = (
-    *("sh", "cat", "chroot", "cp", "dd", "ifconfig", "insmod", "kill", "ln", "mkdir", "mkfifo"),
+    *(
+        "sh",
+        "cat",
+        "chroot",
+        "cp",
+        "dd",
+        "hostname",
+        "ifconfig",
+        "insmod",
+        "kill",
+        "ln",
+        "mkdir",
+        "mkfifo",
+    ),
     *("mount", "poweroff", "printf", "setsid", "sleep", "stty", "usleep", "uname"),
 )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from kvmharness.errors import MissingCapability
-from kvmharness.hosts import cache
+from kvmharness.hosts import cache, process
 from kvmharness.hosts.emulated import EmulatedHost
 from kvmharness.hosts.run import Verdict
 
@@ -147,13 +149,13 @@ def caller(host: EmulatedHost, tmp_path: Path) -> Iterator[subprocess.Popen[str]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", _CALLER], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    ) as started:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "inside\n"
-            yield process
+            assert started.stdout is not None
+            assert started.stdout.readline() == "inside\n"
+            yield started
         finally:
-            process.kill()
+            started.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -237,6 +239,34 @@ def test_bisecting_passes_over_what_cant_be_tested(
     done = _host_run(tree, scratch_cache, "--bisect")
     assert done.returncode == 125
     assert told in done.stderr
+
+
+def test_a_shell_gets_the_callers_terminal(host: EmulatedHost) -> None:
+    """Typed input reaches the guest, its output the terminal, and the shell's status the caller."""
+    ours, theirs = os.openpty()
+    said = b""
+    environment = {**os.environ, "SHELL": "/bin/sh", "PS1": "ready: "}
+    argv = [sys.executable, "-m", "kvmharness", "host", "shell"]
+    try:
+        with process.child(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        ) as command:
+            os.set_blocking(ours, False)
+            give_up = time.monotonic() + _BOOT / 2
+            typed = False
+            while command.poll() is None and time.monotonic() < give_up:
+                if select.select([ours], [], [], 0.5)[0]:
+                    said += os.read(ours, 4096)
+                if not typed and said.rstrip().endswith((b"#", b"$", b"ready:")):
+                    os.write(ours, b"uname -r; echo $((6*7)); exit 5\n")
+                    typed = True
+            status = command.wait(20)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert status == 5, said.decode()
+    assert f"{host.facts['kernel']}\r".encode() in said
+    assert b"\n42\r" in said
 
 
 _POPULATE = """
