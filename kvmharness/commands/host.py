@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: For ``git bisect run``: this commit can't be tested.
 BISECT_SKIP = 125
-_KINDS = ["emulated-snp"]
+_KINDS = ["emulated-snp", "emulated-tdx"]
 
 
 def _kernel_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +73,7 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(short_help="Emulated hosts: list, prepare, shell, run.")
 def host() -> None:
-    """Boot a real kernel on emulated SNP silicon, and run things in it.
+    """Boot a real kernel on emulated SNP or TDX silicon, and run things in it.
 
     Nothing there is a hardware result. Kernels, QEMU and build tools are fetched with apt into the
     cache folder; nothing is installed. The caller's files are there inside, read-only.

@@ -3,6 +3,7 @@
 
 kvm.ko, kvm-amd.ko and guest_memfd are the kernel's own; the stand-in models the silicon below
 them (vm_images/emulated_host). What is seen there is the kernel's doing, never a hardware pass.
+For TDX, which packaged kernels have off, kvm-intel.ko is built from their source (tdx_build.py).
 
 The guest's root is the caller's, read-only, with a memory file system above it: every path can be
 written inside and nothing reaches the caller, but for the folders given as `writable`. The guest
@@ -24,12 +25,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
-from kvmharness.hosts import cache, kernels, modulebuild, packages, process, qemu, run
+from kvmharness.hosts import (
+    cache,
+    kernels,
+    modulebuild,
+    packages,
+    process,
+    qemu,
+    run,
+    tdx_build,
+)
 from kvmharness.hosts.initramfs import Initramfs
 from kvmharness.hosts.run import HostRun, OnOutput, Verdict
 from kvmharness.resources import images_dir
@@ -68,6 +78,12 @@ class Kind:
     standin: str
     modules: tuple[str, ...]  # what the stand-in needs before it, itself, what it is for
     oldest: str  # kernel series that has what it is for
+    required: tuple[str, ...]  # of them, those that the kernel must have as modules
+    options: Mapping[str, str] = field(default_factory=dict)  # for modules, always given
+    #: Modules that are built here besides the stand-in, by its source and the kernel.
+    builds: Mapping[str, Callable[[modulebuild.ModuleSource, kernels.Kernel], Path]] = field(
+        default_factory=dict
+    )
 
 
 KINDS = {
@@ -78,6 +94,20 @@ KINDS = {
         standin="snp_standin",
         modules=("kvm", "ccp", "snp_standin", "kvm-amd"),
         oldest="6.11",
+        required=("kvm", "kvm-amd"),
+    ),
+    "emulated-tdx": Kind(
+        name="emulated-tdx",
+        # No model that QEMU knows has TDX. What its emulation can do, as a processor of the first
+        # generation that has (Sapphire Rapids), but for what would only slow the kernel down.
+        cpu="max,vendor=GenuineIntel,family=6,model=143,la57=off,svm=off",
+        standin="tdx_standin",
+        modules=("kvm", "tdx_standin", "kvm-intel"),
+        # KVM has TDX since 6.16; the stand-in takes the place of functions as they are in 7.3.
+        oldest="7.3",
+        required=("kvm",),
+        options={"kvm-intel": "tdx=1 nested=0"},
+        builds={"kvm-intel": tdx_build.build_kvm_intel},
     ),
 }
 
@@ -89,7 +119,7 @@ class EmulatedHost:
     kind: Kind
     kernel: kernels.Kernel
     machine: qemu.Qemu
-    standin: Path
+    built: Mapping[str, Path]  # modules that are not the kernel's: the stand-in above all
     busybox: Path
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -116,16 +146,17 @@ class EmulatedHost:
         series = kernels.series_of(ready.release)
         if packages.version_key(series) < packages.version_key(chosen.oldest):
             raise MissingCapability(
-                f"{kind} on {ready.release}", f"came with kernel {chosen.oldest}"
+                f"{kind} on {ready.release}", f"it takes kernel {chosen.oldest} or newer"
             )
-        for needed in ("kvm", "kvm-amd", "9p", "9pnet-virtio", "overlay"):
+        for needed in (*chosen.required, "9p", "9pnet-virtio", "overlay"):
             if ready.module(needed) is None and (ready.tree is None or needed.startswith("kvm")):
                 raise MissingCapability(
                     kind, f"{ready.release} has no {needed}.ko: build it as a module"
                 )
         source = modulebuild.ModuleSource(chosen.standin, standin_source(chosen))
         with _as_missing(kind):
-            standin = modulebuild.build(source, ready)
+            built = {name: build(source, ready) for name, build in chosen.builds.items()}
+            built[chosen.standin] = modulebuild.build(source, ready)
         facts = {
             "kind": kind,
             "emulated": True,
@@ -134,7 +165,7 @@ class EmulatedHost:
             "qemu": machine.version,
             "standin": source.digest(),
         }
-        return cls(chosen, ready, machine, standin, busybox, facts)
+        return cls(chosen, ready, machine, built, busybox, facts)
 
     def run(
         self,
@@ -273,10 +304,13 @@ class EmulatedHost:
         archive.file("command", script.encode("utf-8", "surrogateescape"))
         order = self._load_order()
         for name in order:
-            path = self.standin if name == self.kind.standin else self.kernel.module(name)
+            path = self.built.get(name) or self.kernel.module(name)
             assert path is not None
             archive.file(f"modules/{name}.ko", path.read_bytes())
-        listed = "\n".join(f"{name}.ko {module_options.get(name, '')}".strip() for name in order)
+        options = {name: [self.kind.options.get(name), module_options.get(name)] for name in order}
+        listed = "\n".join(
+            " ".join([f"{name}.ko", *filter(None, given)]) for name, given in options.items()
+        )
         shared = "\n".join(f"{share.tag} {share.path}" for share in shares)
         plan = {
             "MODULES": listed,
@@ -291,7 +325,7 @@ class EmulatedHost:
     def _load_order(self) -> list[str]:
         order: list[str] = []
         for name in (*self.kind.modules, "9p", "9pnet-virtio", "overlay"):
-            new = [name] if name == self.kind.standin else self.kernel.load_order([name])
+            new = [name] if name in self.built else self.kernel.load_order([name])
             order += [each for each in new if each not in order]
         return order
 
