@@ -10,4 +10,8 @@ if sys.platform != "linux" or platform.machine() != "x86_64":
         f"(this is {sys.platform} on {platform.machine()})."
     )
 
-setup(cffi_modules=["cdefs/build.py:ffibuilder"])
+setup(
+    cffi_modules=["cdefs/build.py:ffibuilder"],
+    # The binding uses the stable ABI: one wheel serves every Python from 3.11 on.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
