@@ -27,6 +27,10 @@ INTERRUPTED = 130
 COMMANDS = {
     "probe": ("kvmharness.commands.probe:probe", "What this host offers, and what would run."),
     "run": ("kvmharness.commands.run:run", "Run the suite on this host or an emulated one."),
+    "matrix": (
+        "kvmharness.commands.matrix:matrix",
+        "What several kernels do with the same scenarios.",
+    ),
     "host": ("kvmharness.commands.host:host", "Emulated hosts: list, prepare, shell, run."),
     "trace": ("kvmharness.commands.trace:trace", "Show a trace of ioctls."),
 }

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""``kvmharness matrix``: what several kernels do with the same scenarios, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmharness import cli, labels
+from kvmharness.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvmharness.matrix.collect import Place
+    from kvmharness.matrix.model import Matrix
+    from kvmharness.populate.scenario import Scenario
+    from kvmharness.report.output import ReportFile
+    from kvmharness.vmtypes import VmType
+
+#: Which emulated host observes scenarios of a VM type; the default type runs on any.
+_HOSTS = {"snp": "emulated-snp", "tdx": "emulated-tdx", "default": "emulated-snp"}
+_EMULATED = "emulated"
+
+
+@click.command(short_help="What several kernels do with the same scenarios, side by side.")
+@click.argument("select", nargs=-1, metavar="[SELECT]...")
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="SERIES|newest|PATH",
+    help="A kernel to observe: a series (6.12), newest, or a kernel build tree. Repeatable.",
+)
+@click.option(
+    "--vm-type",
+    type=click.Choice(sorted(_HOSTS)),
+    default="snp",
+    show_default=True,
+    help="Whose scenarios.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="KIND",
+    help="Where: emulated (the default), or native for this machine's kernel. Repeatable.",
+)
+@click.option("--json", "json_", metavar="FILE", help="Write it as JSON to FILE (- for stdout).")
+@click.option("--html", metavar="FILE", help="Write it as one self-contained page to FILE.")
+@click.option("--text", "as_text", is_flag=True, help="Print it for a mail: ASCII, 76 columns.")
+@click.option("--all", "everything", is_flag=True, help="Show what is alike everywhere, too.")
+@click.option("--fresh", is_flag=True, help="Observe again what is cached.")
+@click.option(
+    "--destructive", is_flag=True, help="With --host native: also what can take this host down."
+)
+@click.option("--from", "source", metavar="FILE", help="Show a matrix that --json wrote before.")
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="A.json B.json",
+    help="Say where two matrices made elsewhere differ: hardware and emulation, for one.",
+)
+def matrix(
+    select: tuple[str, ...],
+    kernels: tuple[str, ...],
+    vm_type: str,
+    hosts: tuple[str, ...],
+    json_: str | None,
+    html: str | None,
+    as_text: bool,
+    everything: bool,
+    fresh: bool,
+    destructive: bool,
+    source: str | None,
+    compare: tuple[str, str] | None,
+) -> int:
+    """Observe scenarios on several kernels and show what each does, marking what changed.
+
+    SELECT is an id or its beginning (snp.source), a glob (snp.*.null) or a part of one. Nothing is
+    asserted: kvmharness run does that. What was observed on an emulated host is cached.
+
+    Exit status: 0 shown, 1 --compare found a difference, 2 wrong usage, 4 nothing could run.
+    """
+    if compare is not None:
+        return _compare(compare, select, kernels, hosts)
+    from kvmharness.matrix import model
+
+    with ExitStack() as files:
+        reports = _reserve(json_, html, files)
+        if source is not None:
+            if kernels or hosts:
+                raise UsageError("--from shows what is in a file; --kernel and --host are for more")
+            shown = _selected(model.load(source), select)
+        else:
+            shown = _observed(select, kernels, vm_type, hosts, fresh, destructive)
+        _write(reports, shown)
+        _show(shown, as_text, everything, json_ == "-" or html == "-")
+    ran = any(cell.ran for row in shown.rows for cell in row.cells.values())
+    return 0 if ran else cli.NOTHING_RAN
+
+
+# ------------------------------------------------------------------ observing
+
+
+def _observed(
+    select: Sequence[str],
+    kernels: Sequence[str],
+    vm_type: str,
+    hosts: Sequence[str],
+    fresh: bool,
+    destructive: bool,
+) -> Matrix:
+    from kvmharness.matrix import explain
+    from kvmharness.matrix.collect import Request, collect
+    from kvmharness.matrix.model import Matrix
+    from kvmharness.populate import catalog, contract
+    from kvmharness.vmtypes import VmType
+
+    wanted = VmType.parse(vm_type)
+    places = _places(hosts, kernels, wanted)
+    scenarios = _chosen(select, catalog.scenarios(wanted))
+    columns = collect(places, Request(wanted, scenarios, fresh, destructive))
+    summaries = {name: scenario.summary for name, scenario in scenarios.items()}
+    return Matrix(
+        vm_type,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        tuple(columns),
+        tuple(explain.rows(contract.load(), columns, summaries)),
+    )
+
+
+def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:
+    from kvmharness.hosts import emulated
+    from kvmharness.hosts import kernels as known_kernels
+    from kvmharness.matrix.collect import Place
+
+    kind = _HOSTS[vm_type.label]
+    places: list[Place] = []
+    for host in dict.fromkeys(hosts or (_EMULATED,)):
+        if host == labels.NATIVE:
+            places.append(Place(host))
+        elif host in (_EMULATED, kind):
+            for kernel in dict.fromkeys(kernels or (emulated.DEFAULT_KERNEL,)):
+                known_kernels.validate(kernel)
+                places.append(Place(kind, kernel))
+        else:
+            raise UsageError(
+                f"--host {host}: {vm_type.label} scenarios are observed on native or {kind}"
+            )
+    if kernels and all(place.kind == labels.NATIVE for place in places):
+        raise UsageError("--kernel is for emulated hosts; give --host emulated as well")
+    return places
+
+
+def _chosen(select: Sequence[str], scenarios: dict[str, Scenario]) -> dict[str, Scenario]:
+    chosen = _choose(select, list(scenarios))
+    return {name: scenarios[name] for name in chosen}
+
+
+def _selected(shown: Matrix, select: Sequence[str]) -> Matrix:
+    from dataclasses import replace
+
+    chosen = set(_choose(select, [row.id for row in shown.rows]))
+    return replace(shown, rows=tuple(row for row in shown.rows if row.id in chosen))
+
+
+def _choose(select: Sequence[str], ids: list[str]) -> list[str]:
+    from kvmharness.selection import choose
+
+    if not select:
+        return ids
+    try:
+        flags = choose(select, [(name, name) for name in ids])
+    except LookupError as error:
+        raise UsageError(str(error.args[0]).replace("no test is", "no scenario is")) from None
+    return [name for name, chosen in zip(ids, flags, strict=True) if chosen]
+
+
+# ------------------------------------------------------------------ showing
+
+
+def _reserve(json_: str | None, html: str | None, files: ExitStack) -> dict[str, ReportFile]:
+    from kvmharness.report.output import ReportFile
+
+    given = {name: path for name, path in (("json", json_), ("html", html)) if path is not None}
+    if len({path if path == "-" else Path(path).resolve() for path in given.values()}) < len(given):
+        raise UsageError("--json and --html would go to the same file; give each its own")
+    return {name: files.enter_context(ReportFile(path)) for name, path in given.items()}
+
+
+def _write(reports: dict[str, ReportFile], shown: Matrix) -> None:
+    if "json" in reports:
+        from kvmharness.matrix import model
+
+        reports["json"].write(model.render(shown))
+    if "html" in reports:
+        from kvmharness.matrix import html
+
+        reports["html"].write(html.render(shown))
+
+
+def _show(shown: Matrix, as_text: bool, everything: bool, stdout_taken: bool) -> None:
+    from kvmharness.matrix import table, text
+    from kvmharness.report.console import console
+
+    if as_text:
+        click.echo(text.render(shown), nl=False, err=stdout_taken)
+    else:
+        table.show(console(stderr=stdout_taken), shown, everything=everything)
+
+
+def _compare(
+    files: tuple[str, str], select: Sequence[str], kernels: Sequence[str], hosts: Sequence[str]
+) -> int:
+    from kvmharness.matrix import compare, model
+
+    if kernels or hosts or select:
+        raise UsageError("--compare reads two files, whole; give it nothing else")
+    left, right = (model.load(file) for file in files)
+    result = compare.compare(left, right)
+    click.echo(compare.render(result), nl=False)
+    return cli.FAILED if result.differences else 0

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: MIT
+"""A matrix as data: kernels across, scenarios down, what was seen in each cell; and its JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import kvmharness
+from kvmharness.errors import UsageError
+from kvmharness.labels import HostLabel
+from kvmharness.selection import topic
+
+SCHEMA = "kvmharness.matrix/1"
+
+#: The result of a scenario that has no outcome: it could not run, or it took the process or the
+#: kernel down, or did not end, or failed by itself. `reason` says more.
+SKIP, CRASH, HANG, ERROR = "skip", "crash", "hang", "error"
+NOT_OUTCOMES = (SKIP, CRASH, HANG, ERROR)
+
+#: What a cell comes to, for colours and counts; the worst that holds.
+Kind = Literal["ok", "partial", "refused", "firmware", "warning", "crash", "skip"]
+KINDS: dict[Kind, str] = {
+    "ok": "every call succeeded",
+    "partial": "some calls succeeded, or one in part",
+    "refused": "refused by the kernel",
+    "firmware": "refused by the firmware",
+    "warning": "the kernel reported a bug in itself",
+    "crash": "no outcome: the kernel or the process went down, or hung",
+    "skip": "could not run here",
+}
+
+#: `` x3`` after what repeats.
+_TIMES = " x{}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one kernel did with one scenario.
+
+    `steps` are dictionaries with ``label`` and ``text``, and ``errno``, ``fw_error``, ``asked`` and
+    ``written_back`` where they are calls. `log` is what of the kernel's log a contract can promise,
+    `log_lines` all of it. `trace` holds a line for each ioctl. `contract` says whether the outcome
+    is what the contract promises of this kernel: ``kept``, ``broken``, or empty for no promise.
+    """
+
+    result: str
+    reason: str = ""
+    steps: tuple[Mapping[str, Any], ...] = ()
+    log: tuple[str, ...] = ()
+    log_lines: tuple[str, ...] = ()
+    trace: tuple[str, ...] = ()
+    digest: str | None = None
+    predicted_digest: str | None = None
+    rmp: Mapping[str, int] | None = None
+    contract: str = ""
+
+    @property
+    def ran(self) -> bool:
+        """Whether there is an outcome to compare: everything but a skip is one."""
+        return self.result != SKIP
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The steps' texts: what is compared."""
+        return tuple(step["text"] for step in self.steps)
+
+    def alike(self, other: Cell) -> bool:
+        """Whether both show the same: a text per step, the same in the kernel's log."""
+        if self.result in NOT_OUTCOMES or other.result in NOT_OUTCOMES:
+            return self.result == other.result
+        return self.texts == other.texts and set(self.log) == set(other.log)
+
+    @property
+    def words(self) -> str:
+        """The outcome in a few words: ``EINVAL x3; ok +1``, and what the kernel's log adds."""
+        if self.result in NOT_OUTCOMES:
+            return self.result
+        return "; ".join([*_counted(self.texts), *_counted(self.log)])
+
+    @property
+    def brief(self) -> str:
+        """As `words`, without the names of the functions that the kernel's log gives."""
+        if self.result in NOT_OUTCOMES:
+            return self.result
+        return "; ".join([*_counted(self.texts), *_counted(line.split()[0] for line in self.log)])
+
+    @property
+    def kind(self) -> Kind:
+        """What it comes to."""
+        if self.result == SKIP:
+            return "skip"
+        if self.result in NOT_OUTCOMES:
+            return "crash"
+        if self.log:
+            return "warning"
+        calls = [step for step in self.steps if "errno" in step]
+        refused = [step for step in calls if step["errno"]]
+        if not refused:
+            return "partial" if any(" left " in text for text in self.texts) else "ok"
+        if len(refused) < len(calls):
+            return "partial"
+        return "firmware" if any(step.get("fw_error") for step in refused) else "refused"
+
+    @property
+    def fw_error(self) -> int:
+        """The last firmware error of any step, 0 if there was none."""
+        codes = [step.get("fw_error") for step in self.steps]
+        return next((code for code in reversed(codes) if code), 0)
+
+    @property
+    def remaining(self) -> int | None:
+        """What the last populate wrote back as left to do: bytes (SNP) or pages (TDX)."""
+        for step in reversed(self.steps):
+            if step.get("written_back"):
+                return int(step["written_back"][-1])
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the cell for a matrix's JSON; a skip has nothing but its reason."""
+        if self.result in NOT_OUTCOMES:
+            values: dict[str, Any] = {"result": self.result, "reason": self.reason}
+            if self.log_lines:
+                values |= {"log": list(self.log), "log_lines": list(self.log_lines)}
+            return values
+        return {
+            "result": self.result,
+            "fw_error": self.fw_error,
+            "remaining": self.remaining,
+            "log": list(self.log),
+            "words": self.words,
+            "kind": self.kind,
+            "contract": self.contract,
+            "steps": [dict(step) for step in self.steps],
+            "log_lines": list(self.log_lines),
+            "digest": self.digest,
+            "predicted_digest": self.predicted_digest,
+            "rmp": self.rmp,
+            "trace": list(self.trace),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cell:
+        """Return the cell that as_json() or a record of observe.py describes."""
+        return cls(
+            result=str(values["result"]),
+            reason=str(values.get("reason", "")),
+            steps=tuple(values.get("steps", ())),
+            log=tuple(values.get("log", ())),
+            log_lines=tuple(values.get("log_lines", ())),
+            trace=tuple(values.get("trace", ())),
+            digest=values.get("digest"),
+            predicted_digest=values.get("predicted_digest"),
+            rmp=values.get("rmp"),
+            contract=str(values.get("contract", "")),
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A kernel on a host. `name` is unique in its matrix; `facts` are the host's.
+
+    `absent` says why there is no such host; its cells are then all skips. `seconds` is what
+    observing it took, 0 for what was cached.
+    """
+
+    name: str
+    label: HostLabel
+    facts: Mapping[str, Any]
+    cells: Mapping[str, Cell]
+    absent: str = ""
+    seconds: float = 0.0
+
+    @property
+    def short(self) -> str:
+        """The name without a distribution's suffix: ``6.12.107``; a tree's or file's as it is."""
+        match = re.match(r"\d+\.\d+(\.\d+)?(-rc\d+)?", self.name)
+        return match[0] if match else self.name
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a matrix's JSON says of the host."""
+        return {
+            **self.facts,
+            "kind": self.label.kind,
+            "kernel": self.label.kernel,
+            "emulated": self.label.emulated,
+            "words": self.label.words,
+            "short": self.short,
+            "absent": self.absent,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Change:
+    """Between two kernels (columns' names) an outcome changed; why, as the contract has it."""
+
+    before: str
+    after: str
+    commit: str = ""
+    why: str = ""
+    source: str = ""
+    kernels: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return the change for a matrix's JSON."""
+        return {
+            "from": self.before,
+            "to": self.after,
+            "commit": self.commit,
+            "why": self.why,
+            "source": self.source,
+            "kernels": self.kernels,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scenario across all kernels: a cell for each column's name."""
+
+    id: str
+    summary: str
+    cells: Mapping[str, Cell]
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def topic(self) -> str:
+        """The id without its last part."""
+        return topic(self.id)
+
+    @property
+    def changed(self) -> bool:
+        """Whether kernels that could run it differ."""
+        return bool(self.changes)
+
+    def steps_apart(self, names: Sequence[str]) -> list[tuple[list[str], Cell]]:
+        """Return runs of columns that follow one another and are alike, each with its cell."""
+        runs: list[tuple[list[str], Cell]] = []
+        for name in names:
+            cell = self.cells[name]
+            if runs and runs[-1][1].alike(cell):
+                runs[-1][0].append(name)
+            else:
+                runs.append(([name], cell))
+        return runs
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What several kernels did with the same scenarios."""
+
+    vm_type: str
+    date: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    version: str = kvmharness.__version__
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> list[Row]:
+        """The rows on which kernels differ."""
+        return [row for row in self.rows if row.changed]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether any column was seen on an emulated host."""
+        return any(column.label.emulated for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """Return the column called `name`."""
+        return next(column for column in self.columns if column.name == name)
+
+    def label_words(self) -> str:
+        """Say where this was seen, and what it is not."""
+        kinds = list(dict.fromkeys(column.label.kind for column in self.columns))
+        words = " and ".join(kinds) + (" hosts" if len(self.columns) > 1 else " host")
+        if self.emulated:
+            words += ": emulated, not a hardware result"
+        return words
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the matrix as plain data."""
+        return {
+            "schema": SCHEMA,
+            "version": self.version,
+            "date": self.date,
+            "vm_type": self.vm_type,
+            "emulated": self.emulated,
+            "kernels": self.names,
+            "hosts": {column.name: column.as_json() for column in self.columns},
+            "scenarios": [
+                {
+                    "id": row.id,
+                    "topic": row.topic,
+                    "summary": row.summary,
+                    "changed": row.changed,
+                    "changes": [change.as_json() for change in row.changes],
+                    "outcomes": {name: cell.as_json() for name, cell in row.cells.items()},
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def render(matrix: Matrix) -> str:
+    """Return the matrix as JSON."""
+    return json.dumps(matrix.as_json(), indent=1) + "\n"
+
+
+def load(path: str | Path) -> Matrix:
+    """Load a matrix written with --json. UsageError, in one line, for what is none."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(f"{path} is not a matrix ({SCHEMA}): its schema is {schema!r}")
+    try:
+        return _parse(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is a damaged matrix: {error!r}") from None
+
+
+def _parse(values: Mapping[str, Any]) -> Matrix:
+    names = [str(name) for name in values["kernels"]]
+    rows = []
+    for scenario in values["scenarios"]:
+        outcomes = scenario["outcomes"]
+        rows.append(
+            Row(
+                id=scenario["id"],
+                summary=scenario.get("summary", ""),
+                cells={name: Cell.from_json(outcomes[name]) for name in names},
+                changes=tuple(
+                    Change(
+                        change["from"],
+                        change["to"],
+                        change.get("commit", ""),
+                        change.get("why", ""),
+                        change.get("source", ""),
+                        change.get("kernels", ""),
+                    )
+                    for change in scenario.get("changes", ())
+                ),
+            )
+        )
+    columns = []
+    derived = {"kind", "kernel", "emulated", "words", "short", "absent", "seconds"}
+    for name in names:
+        host = values["hosts"][name]
+        columns.append(
+            Column(
+                name,
+                HostLabel(host["kind"], host["kernel"]),
+                {key: value for key, value in host.items() if key not in derived},
+                {row.id: row.cells[name] for row in rows},
+                host.get("absent", ""),
+                host.get("seconds", 0.0),
+            )
+        )
+    return Matrix(values["vm_type"], values["date"], tuple(columns), tuple(rows), values["version"])
+
+
+def _counted(texts: Iterable[str]) -> list[str]:
+    """Join repetitions that follow one another: ``EINVAL x3``."""
+    result: list[str] = []
+    previous, times = None, 0
+    for text in texts:
+        times = times + 1 if text == previous else 1
+        if times > 1:
+            result[-1] = text + _TIMES.format(times)
+        else:
+            result.append(text)
+        previous = text
+    return result
