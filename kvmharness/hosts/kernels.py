@@ -182,7 +182,7 @@ def get(wanted: str, *, update: bool = False) -> Kernel:
     if held and not update and wanted != "newest":
         return held[max(held, key=packages.version_key)]
     try:
-        candidate = choose(wanted, _listing())
+        candidate = _find(wanted)
         with cache.locked(f"kernel-{candidate.release}"):
             return _load(candidate.release) or _fetch(candidate)
     except packages.PackageUnavailable as failure:
@@ -220,13 +220,33 @@ def _load(release: str) -> Kernel | None:
     )
 
 
-def _listing() -> list[Candidate]:
-    """Return the archive's kernels, asked at most once a day."""
-    stored = cache.cache_dir() / "kernels.json"
+def _find(wanted: str) -> Candidate:
+    """Return the archive's kernel for `wanted`; all suites are asked only if they have to be."""
+    if wanted != "newest":
+        try:
+            found = choose(wanted, _listing("tools"))
+        except (MissingCapability, packages.PackageUnavailable):
+            pass
+        else:
+            if found.headers:
+                return found
+    return choose(wanted, _listing("all"))
+
+
+def _listing(scope: str) -> list[Candidate]:
+    """Return the archive's kernels, asked at most once a day.
+
+    `scope`: ``tools``, the suites whose kernels suit the build root best, or ``all``.
+    """
+    stored = cache.cache_dir() / f"kernels-{scope}.json"
     if stored.exists() and time.time() - stored.stat().st_mtime < _INDEX_AGE:
         rows = json.loads(stored.read_text())
         return [Candidate(**{**row, "parts": tuple(row["parts"])}) for row in rows]
-    candidates = parse_candidates(packages.available(_PACKAGE.pattern))
+    tools = [packages.TOOLS_SUITE, f"{packages.TOOLS_SUITE}-backports"]
+    held: list[packages.Package] = []
+    for suite in tools if scope == "tools" else [None]:
+        held += packages.available(_PACKAGE.pattern, suite)
+    candidates = parse_candidates(held)
     with cache.staging("index") as folder:
         (folder / "k").write_text(json.dumps([dataclasses.asdict(c) for c in candidates]))
         cache.publish(folder / "k", stored)
