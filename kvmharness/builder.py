@@ -191,23 +191,26 @@ class Machine(Vm):
 
     def __init__(self, fd: int, vcpu_mmap_size: int, vm_type: int) -> None:
         super().__init__(fd, vcpu_mmap_size, vm_type)
-        self.try_: MachineTry = MachineTry(self)
         self.slots: list[Slot] = []
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         #: gpa (bytes) of the PML4 that the payloads of long mode use, None if there is none.
         self.page_table: int | None = None
         self._owned = ExitStack()
-        self._snp: Snp | None = None
+        self._sev: SevDevice | None = None
+
+    @property
+    def try_(self) -> MachineTry:
+        """The same calls, each giving a Result."""
+        return MachineTry(self)
 
     @property
     def snp(self) -> Snp:
         """The SEV, SEV-ES or SNP launch commands. MissingCapability without /dev/sev."""
-        if self._snp is None:
-            device = SevDevice.open()
-            self.own(device)
-            self._snp = Snp(self, device.fileno())
-        return self._snp
+        if self._sev is None:
+            self._sev = SevDevice.open()
+            self.own(self._sev)
+        return Snp(self, self._sev.fileno())
 
     @property
     def tdx(self) -> Tdx:

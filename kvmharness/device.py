@@ -52,9 +52,10 @@ class DeviceTry:
 class Device(OwnedFd):
     """An in-kernel device, made by ``Vm.create_device``."""
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
-        self.try_ = DeviceTry(self)
+    @property
+    def try_(self) -> DeviceTry:
+        """The same calls, each giving a Result."""
+        return DeviceTry(self)
 
     set_attr = raising(DeviceTry.set_attr)
     get_attr = raising(DeviceTry.get_attr)

@@ -82,7 +82,11 @@ class GuestMemfd(OwnedFd):
         super().__init__(fd)
         self.size = size
         self.flags = flags
-        self.try_ = GuestMemfdTry(self)
+
+    @property
+    def try_(self) -> GuestMemfdTry:
+        """The same calls, each giving a Result."""
+        return GuestMemfdTry(self)
 
     mmap = raising(GuestMemfdTry.mmap)
     fallocate = raising(GuestMemfdTry.fallocate)

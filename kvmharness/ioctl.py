@@ -88,7 +88,11 @@ class Result(Generic[T]):
 def raising(
     function: Callable[Concatenate[Any, P], Result[T]],
 ) -> Callable[Concatenate[Any, P], T]:
-    """Make the raising form of a returning method: the same call on ``self.try_``, unwrapped."""
+    """Make the raising form of a returning method: the same call on ``self.try_``, unwrapped.
+
+    ``try_`` is made anew each time: kept, it would hold its object in a cycle, and an fd that
+    nobody refers to any more would stay open until the garbage collector came by.
+    """
 
     @wraps(function)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:

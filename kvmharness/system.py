@@ -102,8 +102,12 @@ class Kvm(OwnedFd):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self.try_ = KvmTry(self)
         self._vcpu_mmap_size = 0
+
+    @property
+    def try_(self) -> KvmTry:
+        """The same calls, each giving a Result."""
+        return KvmTry(self)
 
     @classmethod
     def open(cls, path: str = "/dev/kvm") -> Kvm:

@@ -155,7 +155,6 @@ class Vcpu(OwnedFd):
     def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.id = vcpu_id
-        self.try_ = VcpuTry(self)
         try:
             self._mapping = map_memory(mmap_size, flags=MAP_SHARED, fd=fd)
         except BaseException:
@@ -166,6 +165,11 @@ class Vcpu(OwnedFd):
         self._kicked = False
         # Re-entrant: a Python signal handler may kick the vCPU its own thread is running.
         self._lock = threading.RLock()
+
+    @property
+    def try_(self) -> VcpuTry:
+        """The same calls, each giving a Result."""
+        return VcpuTry(self)
 
     get_regs = raising(VcpuTry.get_regs)
     set_regs = raising(VcpuTry.set_regs)

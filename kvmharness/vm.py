@@ -262,7 +262,11 @@ class Vm(OwnedFd):
         super().__init__(fd)
         self.vcpu_mmap_size = vcpu_mmap_size
         self.vm_type = vm_type
-        self.try_: VmTry = VmTry(self)
+
+    @property
+    def try_(self) -> VmTry:
+        """The same calls, each giving a Result."""
+        return VmTry(self)
 
     check_extension = raising(VmTry.check_extension)
     enable_cap = raising(VmTry.enable_cap)

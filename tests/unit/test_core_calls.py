@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -518,3 +519,28 @@ def test_mmap_goes_to_the_end_unless_told() -> None:
         with memfd.mmap() as whole, memfd.mmap(offset=0x1000) as rest, memfd.mmap(0x1000) as page:
             assert (whole.size, rest.size, page.size) == (0x4000, 0x3000, 0x1000)
         assert memfd.try_.mmap(offset=1).errno_name == "EINVAL"
+
+
+# ------------------------------------------------------------------ lifetimes
+
+
+def test_objects_close_with_their_last_reference_and_need_no_garbage_collector(
+    kernel: PlayedKernel, kvm: Kvm
+) -> None:
+    kernel.answers["KVM_CREATE_VM"] = os.dup(0)
+    kernel.answers["KVM_CREATE_VCPU"] = mappable()
+    kernel.answers["KVM_CREATE_GUEST_MEMFD"] = os.memfd_create("guest_memfd", 0)
+    gc.disable()
+    try:
+        vm = kvm.create_vm()
+        made = [vm, vm.create_vcpu(0), vm.create_guest_memfd(0x1000)]
+        numbers = [thing.fileno() for thing in made]
+        for thing in made:
+            assert thing.try_ is not None
+        del vm, thing
+        made.clear()
+        for number in numbers:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(number)
+    finally:
+        gc.enable()
