@@ -81,7 +81,11 @@ class TdxBench(Bench):
         self._mrtd = Mrtd()
 
     def source(self, kind: str, pages: int, contents: bytes | None = None) -> Any:
-        """Make a source by its name; closed with the bench."""
+        """Make a source by its name; closed with the bench.
+
+        After the TD: the memory that a TD maps could take the place that a source leaves empty.
+        """
+        _ = self.machine
         made = SOURCE_KINDS[kind].make(pages, contents)
         return self.stack.enter_context(made) if isinstance(made, SourceBuffer) else made
 

@@ -735,7 +735,6 @@ def _module_answers(leaf: Seamcall, status: int, after: int = 0, times: int = 1)
 @tdx_scenario("tdx.module.page_add_busy", "the module is busy when a page is added", "standin")
 def _module_page_add_busy(bench: TdxBench) -> None:
     source = bench.source("aligned", 2)
-    _ = bench.machine  # made first: its own calls are not what is to fail
     with _module_answers(Seamcall.MEM_PAGE_ADD, _OPERAND_BUSY, times=3):
         bench.region(0, 2, source)
 
@@ -745,7 +744,6 @@ def _module_page_add_busy(bench: TdxBench) -> None:
 )
 def _module_sept_add_busy(bench: TdxBench) -> None:
     source = bench.source("aligned", 2)
-    _ = bench.machine
     with _module_answers(Seamcall.MEM_SEPT_ADD, _OPERAND_BUSY, times=3):
         bench.region(0, 2, source)
 
@@ -755,7 +753,6 @@ def _module_sept_add_busy(bench: TdxBench) -> None:
 )
 def _module_busy_signal(bench: TdxBench) -> None:
     source = bench.source("aligned", 4)
-    _ = bench.machine
     before = signal.signal(signal.SIGALRM, lambda number, frame: None)
     try:
         with _module_answers(Seamcall.MEM_PAGE_ADD, _OPERAND_BUSY, after=2, times=0xFFFFFFFF):
@@ -770,7 +767,6 @@ def _module_busy_signal(bench: TdxBench) -> None:
 @tdx_scenario("tdx.module.page_add_fails", "the module refuses the third of four pages", "standin")
 def _module_page_add_fails(bench: TdxBench) -> None:
     source = bench.source("aligned", 4)
-    _ = bench.machine
     with _module_answers(
         Seamcall.MEM_PAGE_ADD, status_code("PAGE_METADATA_INCORRECT", "R8"), after=2
     ):
@@ -781,7 +777,6 @@ def _module_page_add_fails(bench: TdxBench) -> None:
 @tdx_scenario("tdx.module.sept_add_fails", "the module refuses a page table", "standin")
 def _module_sept_add_fails(bench: TdxBench) -> None:
     source = bench.source("aligned", 1)
-    _ = bench.machine
     with _module_answers(Seamcall.MEM_SEPT_ADD, status_code("EPT_WALK_FAILED", "RCX")):
         bench.region(0, 1, source)
     bench.region(0, 1, source)
@@ -792,7 +787,6 @@ def _module_sept_add_fails(bench: TdxBench) -> None:
 )
 def _module_extend_fails(bench: TdxBench) -> None:
     source = bench.source("aligned", 2)
-    _ = bench.machine
     with _module_answers(
         Seamcall.MR_EXTEND, status_code("EPT_ENTRY_NOT_PRESENT", "RCX"), after=16 + 3
     ):
@@ -1108,11 +1102,10 @@ def _end_guest_memfd_kept(bench: TdxBench) -> None:
 
 @tdx_scenario("tdx.end.key_reuse", "more TDs than there are keys, one after another", "standin")
 def _end_key_reuse(bench: TdxBench) -> None:
-    source = bench.source("aligned", 1)
     results = []
     for _ in range(tdx_standin.keys() + 5):
         machine = bench.make_ready()
-        results.append(bench.try_region(0, 1, source))
+        results.append(bench.try_region(0, 1, bench.source("aligned", 1)))
         machine.close()
     bench.fact("every one", _only(results, {"ok"}))
 
