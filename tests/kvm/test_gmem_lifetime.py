@@ -77,9 +77,20 @@ def test_contents_outlive_the_slot(machine_with: Callable[..., Machine]) -> None
         assert checksum(machine)[0] == page_checksum(b"kept".ljust(PAGE_SIZE, b"\0"))
 
 
+#: KVM_X86_QUIRK_SLOT_ZAP_ALL (6.12): deleting a slot takes all memory's mappings away, or its own.
+SLOT_ZAP_ALL = lib.KVM_X86_QUIRK_SLOT_ZAP_ALL
+
+
 @pytest.mark.scenario("gmem.lifetime.slot_deleted_running")
-def test_deleting_the_slot_under_a_running_guest(machine_with: Callable[..., Machine]) -> None:
+@pytest.mark.parametrize("quirk", [True, False], ids=["zap-all", "zap-slot"])
+def test_deleting_the_slot_under_a_running_guest(
+    kvm: Kvm, machine_with: Callable[..., Machine], quirk: bool
+) -> None:
+    if not quirk and not kvm.check_extension(lib.KVM_CAP_DISABLE_QUIRKS2) & SLOT_ZAP_ALL:
+        pytest.skip("this kernel has no KVM_X86_QUIRK_SLOT_ZAP_ALL to disable")
     with machine_with("ticker", counter=GPA) as machine:
+        if not quirk:
+            machine.enable_cap(lib.KVM_CAP_DISABLE_QUIRKS2, SLOT_ZAP_ALL)
         thread = machine.start(timeout=20)
         wait_until_it_ticks(machine)
         machine.set_user_memory_region2(SLOT, 0, 0, 0)
