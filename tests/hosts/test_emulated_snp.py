@@ -210,7 +210,7 @@ def _host_run(
 def test_a_kernel_tree_of_the_users_own_is_booted(
     host: EmulatedHost, tmp_path: Path, scratch_cache: dict[str, str]
 ) -> None:
-    makefile = f"modules:\n\tcp {host.standin} $(M)/snp_standin.ko\n"
+    makefile = f"modules:\n\tcp {host.built['snp_standin']} $(M)/snp_standin.ko\n"
     tree = _kernel_tree(tmp_path / "linux", host, makefile)
     done = _host_run(tree, scratch_cache)
     assert (done.returncode, done.stdout) == (0, f"{host.facts['kernel']}\n"), done.stderr
@@ -298,3 +298,4 @@ def test_pages_that_a_vm_leaves_behind_are_counted(host: EmulatedHost, leak: int
     assert _state(inside)["rmp_context"] == "1"
     left = {k: int(v) for k, v in _state(after).items() if k.startswith("rmp_")}
     assert sum(left.values()) == leak
+    assert _state(after)["host_writes"] == "0"

@@ -70,7 +70,7 @@ def host(tmp_path: Path) -> emulated.EmulatedHost:
         kind=emulated.KINDS["emulated-snp"],
         kernel=kernels.Kernel("7.3.4", tmp_path / "vmlinux", modules, "nowhere"),
         machine=qemu.Qemu(("false",), "0"),
-        standin=tmp_path / "standin.ko",
+        built={"snp_standin": tmp_path / "standin.ko"},
         busybox=tmp_path / "busybox",
         facts={"kind": "emulated-snp"},
     )

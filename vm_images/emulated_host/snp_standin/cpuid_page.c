@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The firmware's check of a CPUID page (firmware ABI 8.17.2, PAGE_TYPE_CPUID; the rules per leaf are
- * in the processor's PPR, "CPUID Policy Enforcement").
+ * The firmware's check of a CPUID page (firmware ABI 8.17.2, PAGE_TYPE_CPUID; the rules per leaf
+ * are in the processor's PPR, "CPUID Policy Enforcement").
  *
  * Modelled: the table's form; that a leaf which is architectural (0-0xffff, 0x80000000-0x8000ffff)
  * but not in the firmware's list must be all zeros; and that leaves 0 and 0x80000000 may not

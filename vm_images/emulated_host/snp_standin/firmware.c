@@ -4,7 +4,7 @@
  *
  * Stands in for the mailbox of the ccp driver and all behind it. Each command makes the checks of
  * the firmware ABI (publication 56860, chapter 8), in the order of AMD's published firmware, and
- * answers with its status codes (chapter 3). Left out: the ID block's signatures, which are taken as good,
+ * answers with its status codes. Left out: the ID block's signatures, which are taken as good,
  * migration agents and images, and what only a running guest would need.
  */
 #include <linux/moduleparam.h>
@@ -22,7 +22,7 @@
 #define POLICY_MUST_BE_ONE BIT_ULL(17)
 #define POLICY_RESERVED (~GENMASK_ULL(20, 0))
 
-/* Of a VMSA, as the firmware measures it (firmware ABI 8.17.2, PAGE_TYPE_VMSA; APM volume 2, B-4). */
+/* Measured as zero in a VMSA (firmware ABI 8.17.2, PAGE_TYPE_VMSA; APM volume 2, table B-4). */
 #define VMSA_GUEST_TSC_SCALE 0x2f0
 #define VMSA_GUEST_TSC_OFFSET 0x2f8
 
@@ -35,13 +35,13 @@ MODULE_PARM_DESC(smt, "whether the machine has SMT on: a policy that forbids it 
 
 static bool encrypt = true;
 module_param(encrypt, bool, 0644);
-MODULE_PARM_DESC(encrypt, "whether the host reads other bytes from a guest's page, as of ciphertext");
+MODULE_PARM_DESC(encrypt, "whether the host reads other bytes from a guest's page");
 
 static bool verbose;
 module_param(verbose, bool, 0644);
 MODULE_PARM_DESC(verbose, "log every command and its status");
 
-/* Error injection: the command numbered so ends with inject_error, once, after inject_after pass. */
+/* Error injection: a command ends with inject_error, once, after inject_after of it have passed. */
 static unsigned int inject_command, inject_error, inject_after;
 module_param(inject_command, uint, 0644);
 module_param(inject_error, uint, 0644);
@@ -248,6 +248,7 @@ static int launch_update(struct sev_data_snp_launch_update *command)
 	entry.vmsa = command->page_type == SNP_PAGE_TYPE_VMSA;
 	if (rmp_put(pfn, entry))
 		return SEV_RET_RESOURCE_LIMIT;
+	rmp_seal(pfn);
 	guest->pages++;
 	guest->vmsas += entry.vmsa;
 	last = *guest;

@@ -2,8 +2,8 @@
 /*
  * The processor's side: feature bits and CPUID as an SNP host has them.
  *
- * Stands in for CPUID leaf 0x8000001f (APM volume 3, E.4.17) and for what the kernel concludes from it
- * at boot, which is before any module can speak. kvm-amd decides on these when it is loaded.
+ * Stands in for CPUID leaf 0x8000001f (APM volume 3, E.4.17) and for what the kernel concludes from
+ * it at boot, which is before any module can speak. kvm-amd decides on these when it is loaded.
  */
 #include <linux/cc_platform.h>
 #include <linux/mm.h>

@@ -4,6 +4,7 @@
  *
  *   rmp_STATE        4 KiB pages in each state but the hypervisor's; all 0 when no VM is left
  *   rmpupdate_*      how often entries were changed, and how often that was refused
+ *   host_writes      pages found changed that were a guest's: each an RMP fault on hardware
  *   context.N.*      each living guest: state 0 INIT, 1 LAUNCH, 2 RUNNING
  *   command.0xNN     how often each firmware command was given
  *   the others       the guest changed last, also after its end: its launch digest and the like

@@ -3,8 +3,9 @@
  * The Reverse Map Table in software: who owns each page of memory.
  *
  * Stands in for the table in memory that the processor checks every write against (APM volume 2,
- * 15.36.3) and for the instructions that change it. What it can't do is that check: a stray write
- * of the host's to a guest's page raises no fault here.
+ * 15.36.3) and for the instructions that change it. What it can't do is make that check in time: a
+ * write of the host's to a guest's page raises no fault here. It is found out when the page changes
+ * hands next, by a sum of its contents, and counted as host_writes.
  */
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
@@ -22,9 +23,10 @@ module_param(leak_pages, uint, 0644);
 MODULE_PARM_DESC(leak_pages, "keep the next N pages that are made shared in their state");
 
 static DEFINE_XARRAY(table);	/* pfn -> raw entry, as an xarray value */
-/* Serializes changes. Looking up takes no lock: KVM does it under mmu_lock, where none may sleep. */
+/* Serializes changes. Looking up takes no lock: KVM does it under mmu_lock, and may not sleep. */
 static DEFINE_MUTEX(change);
-static atomic_t made_private, made_shared, refused;
+static DEFINE_XARRAY(sums);	/* pfn of a guest's page -> sum of its contents */
+static atomic_t made_private, made_shared, refused, host_writes;
 
 enum page_state rmp_state(union rmp_entry e)
 {
@@ -67,6 +69,34 @@ int rmp_put(u64 pfn, union rmp_entry entry)
 	return rc;
 }
 
+static unsigned long sum_of(u64 pfn)
+{
+	const u64 *page = __va(PFN_PHYS(pfn));
+	u64 sum = 0xcbf29ce484222325ULL;	/* FNV-1a over words */
+	int i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*page); i++)
+		sum = (sum ^ page[i]) * 0x100000001b3ULL;
+	return sum >> 1;	/* as an xarray value can have it */
+}
+
+/* From here on the page is the guest's, and on hardware a write of the host's would fault. */
+void rmp_seal(u64 pfn)
+{
+	xa_store(&sums, pfn, xa_mk_value(sum_of(pfn)), GFP_KERNEL);
+}
+
+static void unseal(u64 pfn)
+{
+	void *held = xa_erase(&sums, pfn);
+
+	if (held && xa_to_value(held) != sum_of(pfn)) {
+		atomic_inc(&host_writes);
+		pr_warn(PREFIX "the host wrote to pfn %#llx, a guest's page: an RMP fault on hardware\n",
+			pfn);
+	}
+}
+
 /* RMPUPDATE's result for one 4 KiB page of the range (APM volume 3, RMPUPDATE). */
 static const char *why_refused(u64 pfn, bool large)
 {
@@ -91,7 +121,10 @@ static int update(u64 pfn, bool large, union rmp_entry new)
 	for (i = 0; !why && i < pages; i++)
 		why = why_refused(pfn + i, large);
 	for (i = 0; !why && !rc && i < pages; i++) {
+		unseal(pfn + i);
 		rc = put(pfn + i, new);
+		if (!rc && rmp_state(new) == GUEST_INVALID)
+			rmp_seal(pfn + i);
 		new.gfn += new.assigned;
 	}
 	mutex_unlock(&change);
@@ -204,6 +237,7 @@ void rmp_report(struct seq_file *out)
 		seq_printf(out, "rmp_%s=%lu\n", names[state], counts[state]);
 	seq_printf(out, "rmpupdate_private=%d\nrmpupdate_shared=%d\nrmpupdate_refused=%d\n",
 		   atomic_read(&made_private), atomic_read(&made_shared), atomic_read(&refused));
+	seq_printf(out, "host_writes=%d\n", atomic_read(&host_writes));
 	/* The firmware's lock is held: no context changes under us. */
 	xa_for_each(&table, pfn, held)
 		if (rmp_state((union rmp_entry){ .raw = xa_to_value(held) }) == CONTEXT)

@@ -12,7 +12,7 @@
  *   firmware.c    the secure processor's firmware
  *   cpuid_page.c  its check of CPUID pages
  *                 (SEV Secure Nested Paging Firmware ABI, publication 56860, revision 1.55;
- *                 checks are made in the order that AMD's published firmware, AMD-ASPFW, makes them)
+ *                 checks are made in the order of AMD's published firmware, AMD-ASPFW)
  *   report.c      /proc/kvmharness_snp: what a test asks afterwards
  *   main.c        puts these in the place of the kernel's functions that reach the silicon
  *
@@ -55,7 +55,7 @@ union rmp_entry {
 	u64 raw;
 };
 
-/* Page states: firmware ABI, chapter 5, "Page States". Those KVM's launch does not reach are left out. */
+/* Firmware ABI, chapter 5, "Page States"; those that KVM's launch does not reach are left out. */
 enum page_state {
 	HYPERVISOR, FIRMWARE, RECLAIM, CONTEXT, PRE_GUEST, GUEST_INVALID, GUEST_VALID,
 	PAGE_STATES
@@ -64,6 +64,7 @@ enum page_state {
 enum page_state rmp_state(union rmp_entry entry);
 union rmp_entry rmp_get(u64 pfn);
 int rmp_put(u64 pfn, union rmp_entry entry);
+void rmp_seal(u64 pfn);
 void rmp_count(unsigned long counts[PAGE_STATES]);
 unsigned long rmp_pages_of_asid(u32 asid);
 void rmp_report(struct seq_file *out);
