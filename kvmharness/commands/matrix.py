@@ -157,7 +157,12 @@ def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> li
 
 
 def _chosen(select: Sequence[str], scenarios: dict[str, Scenario]) -> dict[str, Scenario]:
+    """Return the scenarios that are meant, topic by topic, the topics as they come first."""
+    from kvmharness.selection import topic
+
     chosen = _choose(select, list(scenarios))
+    topics = list(dict.fromkeys(map(topic, chosen)))
+    chosen.sort(key=lambda name: topics.index(topic(name)))
     return {name: scenarios[name] for name in chosen}
 
 
@@ -198,9 +203,9 @@ def _write(reports: dict[str, ReportFile], shown: Matrix) -> None:
 
         reports["json"].write(model.render(shown))
     if "html" in reports:
-        from kvmharness.matrix import html
+        from kvmharness.matrix import html as page
 
-        reports["html"].write(html.render(shown))
+        reports["html"].write(page.render(shown))
 
 
 def _show(shown: Matrix, as_text: bool, everything: bool, stdout_taken: bool) -> None:
