@@ -96,6 +96,11 @@ def plant_leak(pages: int) -> None:
     (_PARAMETERS / "leak").write_text(str(pages))
 
 
+def forget_leaks() -> None:
+    """Have the module give up the pages that planted leaks left with it."""
+    plant_leak(0)
+
+
 def wait_for_counts(expected: dict[str, int] | None, seconds: float) -> dict[str, int] | None:
     """Wait until the counts are `expected`, and return what they are in the end.
 

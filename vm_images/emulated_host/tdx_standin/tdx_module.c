@@ -34,9 +34,14 @@ module_param(inject_after, uint, 0644);
 module_param(inject_times, uint, 0644);
 module_param(inject_status, ulong, 0644);
 
-/* Planted mistake, for tests of the leak check: this many removed pages stay owned by the module. */
+/*
+ * Planted mistake, for tests of the leak check: this many removed pages stay owned by the module.
+ * Writing 0 gives up those that did.
+ */
 static unsigned int leak;
-module_param(leak, uint, 0644);
+static int set_leak(const char *value, const struct kernel_param *param);
+static const struct kernel_param_ops leak_ops = { .set = set_leak, .get = param_get_uint };
+module_param_cb(leak, &leak_ops, &leak, 0644);
 
 /* ---------------------------------------------------------------- status codes */
 
@@ -959,6 +964,29 @@ static u64 phymem_page_wbinvd(u64 page)
 	if (type_of(page) != PT_NDA && !is_leaked(entry_of(page)))
 		return TDX_PAGE_METADATA_INCORRECT | OPERAND_RCX;
 	return TDX_SUCCESS;
+}
+
+static void forget_leaked(void)
+{
+	struct page_entry *entry;
+	unsigned long index;
+
+	xa_for_each(&pages, index, entry)
+		if (is_leaked(entry))
+			give_page((u64)index << PAGE_SHIFT);
+}
+
+static int set_leak(const char *value, const struct kernel_param *param)
+{
+	unsigned long flags;
+	int rc;
+
+	spin_lock_irqsave(&module_lock, flags);
+	rc = param_set_uint(value, param);
+	if (!rc && !leak)
+		forget_leaked();
+	spin_unlock_irqrestore(&module_lock, flags);
+	return rc;
 }
 
 /* ---------------------------------------------------------------- the interface */
