@@ -60,6 +60,9 @@ class TdxBench(Bench):
                 lambda vm: start_td(vm, self.kvm, guest_address_bits=guest_address_bits)
             )
         self._machine = self.stack.enter_context(builder.vcpus(vcpus).build())
+        if initialized and guest_address_bits != 48:
+            for vcpu in self._machine.vcpus:
+                TdxVcpu(vcpu).set_cpuid_of_td()
         return self._machine
 
     def make_ready(self, *, vcpus: int = 1, guest_address_bits: int = 48) -> Machine:
@@ -73,9 +76,9 @@ class TdxBench(Bench):
         if not machine.vcpus:
             machine.vcpus.append(machine.create_vcpu(0))
             machine.own(machine.vcpus[0])
+            machine.tdx_vcpu().set_cpuid_of_td()
         machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
         for index in range(len(machine.vcpus)):
-            machine.tdx_vcpu(index).set_cpuid_of_td()
             if initialize_vcpus:
                 machine.tdx_vcpu(index).init_vcpu()
         self._mrtd = Mrtd()
