@@ -11,7 +11,7 @@ import tempfile
 from types import TracebackType
 from typing import Self
 
-from kvmharness.errors import KvmError, MissingCapability
+from kvmharness.errors import HarnessError, KvmError, MissingCapability
 from kvmharness.fd import (
     MAP_ANONYMOUS,
     MAP_HUGETLB,
@@ -27,6 +27,9 @@ from kvmharness.fd import (
 from kvmharness.guest_memfd import GuestMemfd
 
 HUGE_PAGE_SIZE = 2 << 20
+
+#: Above vm.mmap_min_addr (64 KiB), below where programs are loaded (4 MiB, if not anywhere).
+_UNMAPPED = 0x20000
 
 
 class SourceBuffer:
@@ -154,13 +157,16 @@ class SourceBuffer:
 
 
 def unmapped_address(pages: int = 1) -> int:
-    """Return a page-aligned user address with nothing mapped for `pages` pages.
+    """Return a page-aligned user address with nothing mapped for `pages` pages, now and later.
 
-    Another thread may map something there at any time, as with every free address.
+    It lies below everything that is mapped, where mmap(2) puts nothing unless told to: a hole
+    that was just unmapped would be the first place for the next mapping.
     """
-    mapping = map_memory(pages * PAGE_SIZE, prot=0, flags=MAP_PRIVATE | MAP_ANONYMOUS)
-    mapping.close()
-    return mapping.address
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        lowest = int(maps.readline().split("-")[0], 16)
+    if _UNMAPPED + pages * PAGE_SIZE > lowest:
+        raise HarnessError(f"no room for {pages} unmapped pages below {lowest:#x}")
+    return _UNMAPPED
 
 
 def numbered_pages(pages: int) -> bytes:

@@ -32,7 +32,8 @@ class ContractError(HarnessError):
 class Row:
     """One promise: `outcome` is a text for each step, `log` what the kernel's log shows.
 
-    `alternatives` are outcomes that are as good: a fix that some point releases of a series have.
+    `alternatives` are outcomes that are as good, with nothing in the log: a fix that some point
+    releases of a series have.
     `first` and `last` are kernel series, None where open. `seen` lists releases it was observed
     on, `read` names the source it was read in; one of them is there. `commit` made it so.
     """
@@ -77,8 +78,10 @@ class Row:
 
     def keeps(self, outcome: Outcome) -> bool:
         """Whether `outcome` is what this row promises."""
-        allowed = (self.outcome, *self.alternatives)
-        return tuple(outcome.signature) in allowed and set(outcome.log) == set(self.log)
+        signature, log = tuple(outcome.signature), set(outcome.log)
+        if signature == self.outcome:
+            return log == set(self.log)
+        return signature in self.alternatives and not log
 
 
 class Contract:

@@ -91,6 +91,7 @@ def observe(scenario: Scenario, kvm: Kvm) -> Outcome:
     outcome = Outcome(scenario.id)
     rearm_warnings()
     log = KernelLog.open()
+    host_writes = standin.host_writes()
     bench = scenario.bench(kvm, outcome)
     try:
         with ioctl.recording() as trace, bench.stack:
@@ -105,6 +106,8 @@ def observe(scenario: Scenario, kvm: Kvm) -> Outcome:
             log.close()
     outcome.trace = trace
     outcome.log = classify(outcome.log_lines)
+    if standin.host_writes() > host_writes:
+        outcome.log.append(HOST_WRITE)
     return outcome
 
 
@@ -125,6 +128,9 @@ def rearm_warnings() -> None:
         Path("/sys/kernel/debug/clear_warn_once").write_text("1")
 
 
+#: What stands in a log for an RMP fault of the host: emulation goes on where hardware would not.
+HOST_WRITE = "RMP host write to a guest's page"
+
 #: A WARN names its function as `WARNING: CPU: 0 PID: 9 at file.c:1 function+0x1/0x2 [kvm]` up to
 #: 6.18 and as `WARNING: file.c:1 at function+0x1/0x2 [kvm], CPU#0: ...` from 6.19.
 _WARNING = re.compile(r"WARNING: .*?(\w[\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
@@ -140,6 +146,8 @@ def classify(lines: list[str]) -> list[str]:
     """Reduce kernel-log lines to what a contract can promise: ``WARNING kvm_gmem_populate``."""
     found = []
     for line in lines:
+        if line.startswith("snp_standin: "):
+            continue  # what the stand-in counts is asked of it, not read in the log
         if match := _WARNING.search(line):
             # The compiler splits and renames functions: .constprop.0 is not the source's name.
             found.append(f"WARNING {match[1].split('.')[0]}")

@@ -976,7 +976,11 @@ def _meanwhile(action: Any) -> Iterator[None]:
 
 def _only(results: list[Result[Any]], allowed: set[str]) -> str:
     others = sorted({result.errno_name for result in results} - allowed)
-    return f"also {others}" if others else " or ".join(sorted(allowed, key=lambda name: (name.isupper(), name)))
+    return (
+        f"also {others}"
+        if others
+        else " or ".join(sorted(allowed, key=lambda name: (name.isupper(), name)))
+    )
 
 
 @tdx_scenario(
