@@ -151,12 +151,15 @@ def run_payload(vcpu: Vcpu, timeout: float, run: PayloadRun | None = None) -> Pa
     start = time.monotonic()
     while True:
         left = timeout - (time.monotonic() - start)
-        if left <= 0:
+        try:
+            run.exit = vcpu.run(left)
+        except RunTimeout as error:
+            if run.exit is None:
+                raise
             raise RunTimeout(
                 f"vCPU {vcpu.id} made {run.exits} exits in {timeout:g} s and did not finish; "
-                f"the last was {run.exit.name if run.exit else 'none'}"
-            )
-        run.exit = vcpu.run(left)
+                f"after the last ({run.exit.name}): {error}"
+            ) from None
         run.exits += 1
         run.seconds = time.monotonic() - start
         if (
