@@ -20,11 +20,13 @@ from types import FrameType
 
 #: Seconds that code gets after its exception before the watchdog ends the process.
 GRACE = 15.0
+#: Seconds between exceptions, for code that swallows one: Python drops what a finalizer raises.
+AGAIN = 5.0
 
 
 @contextmanager
 def deadline(seconds: float, passed: Callable[[], BaseException]) -> Iterator[None]:
-    """Raise ``passed()`` in the block after `seconds`; 0 is no deadline.
+    """Raise ``passed()`` in the block after `seconds`, and again every AGAIN; 0 is no deadline.
 
     Outside the main thread there is no deadline: signals reach only that one.
     """
@@ -37,7 +39,7 @@ def deadline(seconds: float, passed: Callable[[], BaseException]) -> Iterator[No
 
     began = time.monotonic()
     before = signal.signal(signal.SIGALRM, on_alarm)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    outer, outer_again = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
@@ -46,7 +48,7 @@ def deadline(seconds: float, passed: Callable[[], BaseException]) -> Iterator[No
         if outer:
             # A deadline around this one goes on; if it came meanwhile, it comes now.
             left = outer - (time.monotonic() - began)
-            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001), outer_again)
 
 
 class Watchdog:

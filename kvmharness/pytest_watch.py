@@ -51,7 +51,8 @@ class Watch:
             item.iter_markers("requires_vm_type")
         )
         self.on = strict or bool(fixtures) or marked
-        #: What the plugin itself skipped the test for.
+        #: Whether the plugin itself skipped the test, and for want of which requirement.
+        self.skipped_here = False
         self.skipped_for: str | None = None
         self.baseline: Snapshot | None = None
         self.kernel_lines: list[KernelLine] = []
@@ -296,6 +297,7 @@ class Session:
         except MissingCapability as error:
             from kvmharness.requirements import of_missing
 
+            watch.skipped_here = True
             watch.skipped_for = of_missing(error)
             raise pytest.skip.Exception(str(error)) from error
 
@@ -319,6 +321,7 @@ class Session:
         if item.get_closest_marker("destructive") and not (
             self.allow_destructive or self.label.emulated
         ):
+            watch.skipped_here = True
             watch.skipped_for = DESTRUCTIVE
             pytest.skip("destructive: it could take this host down; ask for it with --destructive")
         for mark in item.iter_markers("requires_vm_type"):
@@ -364,7 +367,7 @@ class Session:
         if missing := sorted(self.required & wanted):
             report.outcome = "failed"
             report.longrepr = f"{_REQUIRED} {missing[0]}, but skipped: {reason}"
-        elif watch.skipped_for is not None:
+        elif watch.skipped_here:
             # Where the test stands, not where the plugin skipped it.
             path, line, _ = watch.item.location
             report.longrepr = (path, (line or 0) + 1, f"Skipped: {reason}")

@@ -25,6 +25,25 @@ def test_a_wait_is_interrupted() -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_swallowed_exception_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmharness.deadline.AGAIN", 0.05)
+    swallowed = 0
+
+    def swallow_two() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                time.sleep(30)
+            except Late:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+
+    with pytest.raises(Late), deadline(0.05, Late):
+        swallow_two()
+    assert swallowed == 3
+
+
 def test_in_time_nothing_stays_armed() -> None:
     handler = signal.getsignal(signal.SIGALRM)
     outside, _ = signal.getitimer(signal.ITIMER_REAL)
