@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from kvmharness import payload as payloads
 from kvmharness.cpu_mode import enter, page_tables, page_tables_size
@@ -32,13 +32,11 @@ from kvmharness.ffi import lib
 from kvmharness.guest_memfd import GuestMemfd
 from kvmharness.payload import Mode, Payload, ReportReader
 from kvmharness.sev import SevDevice, Snp, SnpTry
+from kvmharness.system import Kvm, made_or_missing
 from kvmharness.tdx import Tdx, TdxTry, TdxVcpu, start_td
 from kvmharness.vcpu import Vcpu
 from kvmharness.vm import Vm, VmTry
 from kvmharness.vmtypes import VmType
-
-if TYPE_CHECKING:
-    from kvmharness.system import Kvm
 
 Backing = Literal["guest_memfd", "anonymous", "memfd"]
 
@@ -420,7 +418,7 @@ class VmBuilder:
             raise MissingCapability(
                 f"VM type {self._vm_type.label}", self._kvm.why_no_vm_type(self._vm_type)
             )
-        machine = self._kvm.try_.create_vm(self._vm_type, Machine).unwrap()
+        machine = made_or_missing(self._kvm.try_.create_vm(self._vm_type, Machine), self._vm_type)
         try:
             self._initialize(machine)
             for number, plan in enumerate(self._memory):

@@ -135,7 +135,7 @@ class Kvm(OwnedFd):
             known = None
         if known is not None and known not in self.vm_types():
             raise MissingCapability(f"VM type {known.label}", self.why_no_vm_type(known))
-        return self.try_.create_vm(vm_type).unwrap()
+        return made_or_missing(self.try_.create_vm(vm_type), vm_type)
 
     @property
     def vcpu_mmap_size(self) -> int:
@@ -171,6 +171,17 @@ class Kvm(OwnedFd):
         KVM_CAP_GUEST_MEMFD_FLAGS; before 6.18 the capability is absent and 0 the only legal value.
         """
         return self.check_extension(lib.KVM_CAP_GUEST_MEMFD_FLAGS)
+
+
+def made_or_missing(result: Result[V], vm_type: VmType | int) -> V:
+    """Return the VM of a KVM_CREATE_VM; MissingCapability where the host offers what it can't make.
+
+    KVM says EOPNOTSUPP never, but the emulated TDX host does: its processor has no VMX for others.
+    """
+    if result.errno == errno.EOPNOTSUPP:
+        label = VmType(vm_type).label
+        raise MissingCapability(f"VM type {label}", "the emulated TDX host can make TDs only")
+    return result.unwrap()
 
 
 def _open_failure(number: int) -> str:
