@@ -870,6 +870,17 @@ def _module_punch_busy(bench: TdxBench) -> None:
         bench.region(0, 1, source)
 
 
+@tdx_scenario(
+    "tdx.module.vp_enter_fails", "a finalized TD's vCPU that the module can't enter", "standin"
+)
+def _module_vp_enter_fails(bench: TdxBench) -> None:
+    # No emulated processor could: the software module says NON_RECOVERABLE_VCPU each time.
+    machine = bench.machine
+    machine.tdx.finalize_vm()
+    left = machine.vcpus[0].run(5)
+    bench.fact("KVM_RUN", left.name)
+
+
 # ------------------------------------------------------------------ pre-fault
 
 
