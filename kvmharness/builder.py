@@ -47,6 +47,9 @@ PAGE_TABLE_GPA = 0xE000_0000
 #: The VM types whose first command is KVM_SEV_INIT2.
 SEV_TYPES = (VmType.SEV, VmType.SEV_ES, VmType.SNP)
 
+#: How long closing a machine waits for its vCPUs to leave KVM_RUN.
+_LEAVE_SECONDS = 15.0
+
 _GIB = 1 << 30
 
 
@@ -283,6 +286,7 @@ class Machine(Vm):
     def start(self, vcpu: int = 0, timeout: float = 5.0) -> VcpuThread:
         """Run the payload of one vCPU on a thread of its own, for at most `timeout` seconds."""
         thread = VcpuThread(self.vcpus[vcpu], timeout)
+        self.threads = [started for started in self.threads if started.running]
         self.threads.append(thread)
         return thread
 
@@ -292,12 +296,21 @@ class Machine(Vm):
         return [thread.join() for thread in threads]
 
     def close(self) -> None:
-        """Stop the vCPUs, then close them, the memory and the VM."""
+        """Stop the vCPUs, then close them, the memory and the VM.
+
+        HarnessError, with nothing closed, if a vCPU's thread can't be made to leave KVM_RUN.
+        """
+        deadline = time.monotonic() + _LEAVE_SECONDS
         for thread in getattr(self, "threads", ()):
             # The thread's own error belongs to join(); here it only has to leave the guest.
             while thread.running:
                 thread.vcpu.kick()
                 thread._thread.join(0.05)
+                if time.monotonic() > deadline:
+                    raise HarnessError(
+                        f"vCPU {thread.vcpu.id} did not leave KVM_RUN within "
+                        f"{_LEAVE_SECONDS:g} s: the machine is not closed"
+                    )
         if hasattr(self, "_owned"):
             self._owned.close()
         super().close()
@@ -418,6 +431,11 @@ class VmBuilder:
             raise MissingCapability(
                 f"VM type {self._vm_type.label}", self._kvm.why_no_vm_type(self._vm_type)
             )
+        for plan in self._payloads:
+            if plan.vcpu is not None and plan.vcpu >= self._vcpus:
+                raise HarnessError(
+                    f"payload {plan.payload.name} is for vCPU {plan.vcpu}, of {self._vcpus} from 0"
+                )
         machine = made_or_missing(self._kvm.try_.create_vm(self._vm_type, Machine), self._vm_type)
         try:
             self._initialize(machine)

@@ -32,7 +32,7 @@ class GuestMemfdTry:
         ENODEV without GUEST_MEMFD_FLAG_MMAP, EINVAL for MAP_PRIVATE (6.18: virt/kvm/guest_memfd.c,
         kvm_gmem_mmap). A touch of a page that is not shared raises SIGBUS.
         """
-        length = self._memfd.size - offset if size is None else size
+        length = max(self._memfd.size - offset, 0) if size is None else size
         return try_mmap(length, prot, flags, self._memfd.fileno(), offset)
 
     def fallocate(self, mode: int, offset: int, size: int) -> Result[int]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from kvmharness import ioctl
+from kvmharness import builder, ioctl
 from kvmharness.device import Device, get_device_attr_u64
-from kvmharness.errors import KvmError, MissingCapability
+from kvmharness.errors import HarnessError, KvmError, MissingCapability
 from kvmharness.fd import OwnedFd
 from kvmharness.ffi import ffi, lib
 from kvmharness.guest_memfd import GuestMemfd
@@ -519,6 +519,45 @@ def test_mmap_goes_to_the_end_unless_told() -> None:
         with memfd.mmap() as whole, memfd.mmap(offset=0x1000) as rest, memfd.mmap(0x1000) as page:
             assert (whole.size, rest.size, page.size) == (0x4000, 0x3000, 0x1000)
         assert memfd.try_.mmap(offset=1).errno_name == "EINVAL"
+        assert memfd.try_.mmap(offset=0x4000).errno_name == "EINVAL"  # no size is left
+        assert memfd.try_.mmap(offset=0x5000).errno_name == "EINVAL"
+
+
+# ------------------------------------------------------------------ the machine
+
+
+def test_a_vcpu_that_never_leaves_is_an_error_and_not_a_hang(
+    kernel: PlayedKernel, vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck:
+        running = True
+
+        def __init__(self) -> None:
+            self.vcpu = vcpu
+            self._thread = self
+
+        def join(self, timeout: float) -> None:
+            assert 0 < timeout < 1
+
+    monkeypatch.setattr(builder, "_LEAVE_SECONDS", 0.01)
+    machine = builder.Machine(os.dup(0), MMAP_SIZE, VmType.DEFAULT)
+    machine.own(vcpu)
+    stuck = Stuck()
+    machine.threads = [stuck]  # type: ignore[list-item]
+    with pytest.raises(HarnessError, match="vCPU 3 did not leave KVM_RUN"):
+        machine.close()
+    assert not machine.closed
+    assert not vcpu.closed
+    stuck.running = False
+    machine.close()
+    assert machine.closed
+    assert vcpu.closed
+
+
+def test_a_payload_needs_the_vcpu_it_is_for(kernel: PlayedKernel, kvm: Kvm) -> None:
+    planned = builder.VmBuilder(kvm).memory(0, 1 << 20).payload("hello", vcpu=2).vcpus(2)
+    with pytest.raises(HarnessError, match="payload hello is for vCPU 2, of 2 from 0"):
+        planned.build()
 
 
 # ------------------------------------------------------------------ lifetimes
@@ -533,7 +572,7 @@ def test_objects_close_with_their_last_reference_and_need_no_garbage_collector(
     gc.disable()
     try:
         vm = kvm.create_vm()
-        made = [vm, vm.create_vcpu(0), vm.create_guest_memfd(0x1000)]
+        made: list[Any] = [vm, vm.create_vcpu(0), vm.create_guest_memfd(0x1000)]
         numbers = [thing.fileno() for thing in made]
         for thing in made:
             assert thing.try_ is not None
