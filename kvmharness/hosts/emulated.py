@@ -164,6 +164,7 @@ class EmulatedHost:
             "kernel_origin": ready.origin,
             "qemu": machine.version,
             "standin": source.digest(),
+            "rebuilt": sorted(chosen.builds),  # the kernel's own source, another configuration
         }
         return cls(chosen, ready, machine, built, busybox, facts)
 
