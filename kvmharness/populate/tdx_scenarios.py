@@ -619,7 +619,10 @@ def _state_finalize_without_vcpu(bench: TdxBench) -> None:
     bench.command("FINALIZE_VM again", machine.try_.tdx.finalize_vm())
 
 
-@tdx_scenario("tdx.state.vcpu_after_finalize", "a vCPU created after KVM_TDX_FINALIZE_VM")
+# Two CPUs: KVM makes no more vCPUs than there are.
+@tdx_scenario(
+    "tdx.state.vcpu_after_finalize", "a vCPU created after KVM_TDX_FINALIZE_VM", "two_cpus"
+)
 def _state_vcpu_after_finalize(bench: TdxBench) -> None:
     machine = bench.make_ready()
     machine.tdx.finalize_vm()
