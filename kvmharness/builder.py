@@ -431,10 +431,11 @@ class VmBuilder:
             raise MissingCapability(
                 f"VM type {self._vm_type.label}", self._kvm.why_no_vm_type(self._vm_type)
             )
-        for plan in self._payloads:
-            if plan.vcpu is not None and plan.vcpu >= self._vcpus:
+        for wanted in self._payloads:
+            if wanted.vcpu is not None and wanted.vcpu >= self._vcpus:
                 raise HarnessError(
-                    f"payload {plan.payload.name} is for vCPU {plan.vcpu}, of {self._vcpus} from 0"
+                    f"payload {wanted.payload.name} is for vCPU {wanted.vcpu}, "
+                    f"of {self._vcpus} from 0"
                 )
         machine = made_or_missing(self._kvm.try_.create_vm(self._vm_type, Machine), self._vm_type)
         try:
