@@ -55,9 +55,10 @@ def _explain(
     old, new = (_promise(contract, scenario, c, cells[c.name]) for c in (before, after))
     if old is None or new is None:
         return unexplained
-    if old is not new:
-        backwards = (new.first or (0, 0)) < (old.first or (0, 0))
-        new = old if backwards else new
+    if old is new:
+        return _within(new, scenario, before, after, cells)
+    backwards = (new.first or (0, 0)) < (old.first or (0, 0))
+    new = old if backwards else new
     return Change(
         before.name,
         after.name,
@@ -65,6 +66,20 @@ def _explain(
         why=new.why,
         source=new.read,
         kernels=new.kernels,
+    )
+
+
+def _within(
+    promise: Promise, scenario: str, before: Column, after: Column, cells: Mapping[str, Cell]
+) -> Change:
+    """Explain two outcomes that one row promises: the alternative's reason, if it has one."""
+    for column in (after, before):
+        outcome = _outcome(scenario, cells[column.name])
+        for each in promise.alternatives:
+            if each.is_shown_by(outcome) and each.why:
+                return Change(before.name, after.name, why=each.why, kernels=column.short)
+    return Change(
+        before.name, after.name, why=promise.why, source=promise.read, kernels=promise.kernels
     )
 
 

@@ -73,10 +73,12 @@ def _header(matrix: Matrix) -> str:
         f'<p class="facts">{count} <span>·</span> observed <time>{day}</time> '
         f"<span>·</span> kvmharness {escape(matrix.version)}</p>",
     ]
-    if matrix.emulated:
+    emulated = [escape(column.short) for column in matrix.columns if column.label.emulated]
+    if emulated:
+        which = "" if len(emulated) == len(matrix.columns) else f" ({', '.join(emulated)})"
         lines.append(
-            '<p class="emulated"><b>Emulated.</b> Unmodified kernels on stand-in silicon under '
-            "QEMU: what the kernel does, not a hardware result.</p>"
+            f'<p class="emulated"><b>Emulated{which}.</b> Unmodified kernels on stand-in silicon '
+            "under QEMU: what the kernel does, not a hardware result.</p>"
         )
     lines += [
         f'<p class="absent">{escape(column.short)}: {escape(column.absent)}</p>'
@@ -206,7 +208,9 @@ def _cell(row: Row, column: Column, cell: Cell, left: Cell | None) -> str:
 
 def _words(cell: Cell) -> str:
     """Return the outcome, which may break a line after a step but not inside a short one."""
-    return " ".join(f"<span>{escape(part)}</span>" for part in cell.brief.split("; "))
+    *firsts, last = cell.brief.split("; ")
+    parts = [*(f"{part};" for part in firsts), last]
+    return " ".join(f"<span>{escape(part).replace('_', '_<wbr>')}</span>" for part in parts)
 
 
 def _once(matrix: Matrix, row: Row) -> list[Change]:

@@ -283,9 +283,12 @@ class Matrix:
         """Say where this was seen, and what it is not."""
         kinds = list(dict.fromkeys(column.label.kind for column in self.columns))
         words = " and ".join(kinds) + (" hosts" if len(self.columns) > 1 else " host")
-        if self.emulated:
-            words += ": emulated, not a hardware result"
-        return words
+        if not self.emulated:
+            return words
+        if all(column.label.emulated for column in self.columns):
+            return f"{words}: emulated, not a hardware result"
+        which = ", ".join(column.short for column in self.columns if column.label.emulated)
+        return f"{words}: {which} emulated, not a hardware result"
 
     def as_json(self) -> dict[str, Any]:
         """Return the matrix as plain data."""

@@ -21,7 +21,11 @@ from kvmharness.populate.outcome import Outcome
 Series = tuple[int, int]
 
 _FOLDER = Path(__file__).parent
-_KEYS = {"scenario", "from", "to", "outcome", "or", "log", "seen", "read", "commit", "why"}
+_KEYS = {
+    *("scenario", "from", "to", "outcome", "or", "log"),
+    *("seen", "read", "queued", "commit", "why"),
+}
+_ALTERNATIVE_KEYS = {"outcome", "log", "seen", "why"}
 
 
 class ContractError(HarnessError):
@@ -29,13 +33,29 @@ class ContractError(HarnessError):
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """An outcome that is as good as a row's own, with what the kernel's log then shows."""
+
+    outcome: tuple[str, ...]
+    log: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+    why: str = ""
+
+    def is_shown_by(self, outcome: Outcome) -> bool:
+        """Whether `outcome` is this one."""
+        return tuple(outcome.signature) == self.outcome and set(outcome.log) == set(self.log)
+
+
+@dataclass(frozen=True)
 class Row:
     """One promise: `outcome` is a text for each step, `log` what the kernel's log shows.
 
-    `alternatives` are outcomes that are as good, with nothing in the log: a fix that some point
-    releases of a series have.
+    `alternatives` are outcomes that are as good: a fix that some point releases of a series have,
+    a configuration that not every kernel of it has.
     `first` and `last` are kernel series, None where open. `seen` lists releases it was observed
     on, `read` names the source it was read in; one of them is there. `commit` made it so.
+    `queued`: read in what is queued for a series that is not released, and not seen on one; the
+    other row of that series holds as well, since the change may come late or be switched off.
     """
 
     scenario: str
@@ -47,7 +67,8 @@ class Row:
     read: str
     commit: str
     why: str
-    alternatives: tuple[tuple[str, ...], ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    queued: bool = False
 
     def holds_for(self, series: Series) -> bool:
         """Whether a kernel of `series` is held to this row."""
@@ -74,14 +95,18 @@ class Row:
             parts.append("read in " + self.read)
         if self.commit:
             parts.append("commit " + self.commit)
+        if self.queued:
+            parts.append("queued, not yet seen on a released kernel")
         return "; ".join(parts)
+
+    @property
+    def promised(self) -> tuple[Alternative, ...]:
+        """All outcomes that keep the promise, the row's own first."""
+        return (Alternative(self.outcome, self.log, self.seen, self.why), *self.alternatives)
 
     def keeps(self, outcome: Outcome) -> bool:
         """Whether `outcome` is what this row promises."""
-        signature, log = tuple(outcome.signature), set(outcome.log)
-        if signature == self.outcome:
-            return log == set(self.log)
-        return signature in self.alternatives and not log
+        return any(each.is_shown_by(outcome) for each in self.promised)
 
 
 class Contract:
@@ -92,7 +117,7 @@ class Contract:
         for row in rows:
             others = self.rows.setdefault(row.scenario, [])
             for other in others:
-                if _overlap(row, other):
+                if row.queued == other.queued and _overlap(row, other):
                     raise ContractError(
                         f"{row.scenario}: the rows for {row.kernels} and {other.kernels} overlap"
                     )
@@ -102,18 +127,20 @@ class Contract:
         """Return the rows of `scenario` that a kernel `release` such as ``6.18.44-x`` may keep.
 
         One, as a rule. A kernel newer than every row is held to the newest. One between two rows,
-        where nobody has looked at what changed when, may keep either. ContractError without a row.
+        where nobody has looked at what changed when, may keep either; so may one of a series for
+        which a change is queued. ContractError without a row.
         """
         series = parse_series(release)
         rows = sorted(self.rows.get(scenario, []), key=lambda row: row.first or (0, 0))
         holding = [row for row in rows if row.holds_for(series)]
-        if holding or not rows:
-            if holding:
-                return holding
+        if any(not row.queued for row in holding):
+            return holding
+        if not rows:
             raise ContractError(f"{scenario} has no contract row")
-        before = [row for row in rows if row.last is not None and row.last < series]
-        after = [row for row in rows if row.first is not None and series < row.first]
-        return before[-1:] + after[:1]
+        released = [row for row in rows if not row.queued]
+        before = [row for row in released if row.last is not None and row.last < series]
+        after = [row for row in released if row.first is not None and series < row.first]
+        return before[-1:] + after[:1] + holding
 
     def mismatch(self, outcome: Outcome, release: str) -> str:
         """Say how `outcome` breaks the contract for `release`; empty if it keeps it."""
@@ -123,7 +150,8 @@ class Contract:
         lines = [f"{outcome.scenario} on {release} breaks its contract."]
         for row in rows:
             lines += [
-                f"  promised ({row.kernels}): {_join(row.outcome)}{_log(row.log)}",
+                f"  promised ({row.kernels}): "
+                + ", or ".join(f"{_join(each.outcome)}{_log(each.log)}" for each in row.promised),
                 f"  because: {row.why or 'no reason noted'} [{row.origin}]",
             ]
         lines.append(f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}")
@@ -157,12 +185,13 @@ def parse_series(release: str) -> Series:
 
 def _parse(table: dict[str, Any], file: str) -> Row:
     where = f"{file}: row of {table.get('scenario', '(no scenario)')}"
-    if unknown := set(table) - _KEYS:
-        raise ContractError(f"{where}: unknown key {sorted(unknown)[0]!r}")
+    _check(table, _KEYS, where)
     if not table.get("scenario") or not table.get("outcome"):
         raise ContractError(f"{where}: scenario and outcome are required")
     if not table.get("seen") and not table.get("read"):
         raise ContractError(f"{where}: say where it comes from, with `seen` or `read`")
+    if table.get("queued") and table.get("seen"):
+        raise ContractError(f"{where}: what was seen on a released kernel is not queued")
     return Row(
         scenario=table["scenario"],
         first=parse_series(table["from"]) if "from" in table else None,
@@ -173,8 +202,29 @@ def _parse(table: dict[str, Any], file: str) -> Row:
         read=table.get("read", ""),
         commit=table.get("commit", ""),
         why=table.get("why", ""),
-        alternatives=tuple(tuple(texts) for texts in table.get("or", ())),
+        alternatives=tuple(_alternative(each, where) for each in table.get("or", ())),
+        queued=bool(table.get("queued")),
     )
+
+
+def _alternative(entry: Any, where: str) -> Alternative:
+    """Return an entry of `or`: a list of texts, or a table where there is more to say."""
+    if isinstance(entry, list):
+        return Alternative(tuple(entry))
+    if not isinstance(entry, dict) or not entry.get("outcome"):
+        raise ContractError(f"{where}: an entry of `or` is a list of texts or has an `outcome`")
+    _check(entry, _ALTERNATIVE_KEYS, where)
+    return Alternative(
+        tuple(entry["outcome"]),
+        tuple(entry.get("log", ())),
+        tuple(entry.get("seen", ())),
+        entry.get("why", ""),
+    )
+
+
+def _check(table: dict[str, Any], known: set[str], where: str) -> None:
+    if unknown := set(table) - known:
+        raise ContractError(f"{where}: unknown key {sorted(unknown)[0]!r}")
 
 
 def _overlap(one: Row, other: Row) -> bool:
