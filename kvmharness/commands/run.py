@@ -69,6 +69,12 @@ class _PassThrough(click.Command):
 @click.option("--ktap", metavar="FILE", help="Write the results as KTAP to FILE (- for stdout).")
 @click.option("--junit", metavar="FILE", help="Write the results as JUnit XML to FILE.")
 @click.option("--json", "json_", metavar="FILE", help="Write the results as JSON to FILE.")
+@click.option("--kcidb", metavar="FILE", help="Write the results for KernelCI's KCIDB to FILE.")
+@click.option(
+    "--kcidb-build",
+    metavar="ORIGIN:ID",
+    help="The build in KCIDB that was tested; without it, one is made up from the release.",
+)
 @click.option("--trace", metavar="FILE", help="Write every ioctl to FILE, one JSON line each.")
 @click.option(
     "--timeout",
@@ -105,6 +111,8 @@ def run(
     ktap: str | None,
     junit: str | None,
     json_: str | None,
+    kcidb: str | None,
+    kcidb_build: str | None,
     trace: str | None,
     timeout: float,
     deadline: float,
@@ -123,6 +131,7 @@ def run(
 
     if trace is not None:
         cli.start_trace(trace)
+    _check_kcidb(kcidb, kcidb_build)
     request = Request(
         select=select,
         require=_checked(require),
@@ -134,15 +143,26 @@ def run(
     )
     places = list(_places(hosts, kernels, smp))
     with ExitStack() as files:
-        reports = _reserve({"ktap": ktap, "junit": junit, "json": json_}, files)
+        wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
+        reports = _reserve(wanted, files)
         out = console(stderr=any(report.is_stdout for report in reports.values()))
         results = [_run_at(place, request, out, verbose) for place in places]
         status = _status(results)
-        _write(reports, results, status)
+        _write(reports, results, status, kcidb_build)
     return _tell(out, results, status, verbose)
 
 
 # ------------------------------------------------------------------ the request
+
+
+def _check_kcidb(file: str | None, build: str | None) -> None:
+    from kvmharness.report import kcidb
+
+    if build is not None and file is None:
+        raise UsageError("--kcidb-build goes with --kcidb FILE")
+    if file is not None:
+        kcidb.check_installed()
+        kcidb.check_build(build)
 
 
 def _checked(require: Sequence[str]) -> tuple[str, ...]:
@@ -298,8 +318,13 @@ def _status(results: Sequence[HostResult]) -> int:
     return 0
 
 
-def _write(reports: dict[str, ReportFile], results: Sequence[HostResult], status: int) -> None:
-    from kvmharness.report import json_report, junit, ktap
+def _write(
+    reports: dict[str, ReportFile],
+    results: Sequence[HostResult],
+    status: int,
+    kcidb_build: str | None,
+) -> None:
+    from kvmharness.report import json_report, junit, kcidb, ktap
 
     if "ktap" in reports:
         reports["ktap"].write(ktap.render(results))
@@ -307,6 +332,8 @@ def _write(reports: dict[str, ReportFile], results: Sequence[HostResult], status
         reports["junit"].write(junit.render(results))
     if "json" in reports:
         reports["json"].write(json_report.render(results, status))
+    if "kcidb" in reports:
+        reports["kcidb"].write(kcidb.render(results, kcidb_build))
 
 
 def _tell(console: Console, results: Sequence[HostResult], status: int, verbose: bool) -> int:
