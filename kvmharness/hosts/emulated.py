@@ -103,8 +103,8 @@ KINDS = {
         cpu="max,vendor=GenuineIntel,family=6,model=143,la57=off,svm=off",
         standin="tdx_standin",
         modules=("kvm", "tdx_standin", "kvm-intel"),
-        # KVM has TDX since 6.16; the stand-in takes the place of functions as they are in 7.3.
-        oldest="7.3",
+        # KVM has TDX since 6.16; the stand-in takes the place of functions as they are since 7.2.
+        oldest="7.2",
         required=("kvm",),
         options={"kvm-intel": "tdx=1 nested=0"},
         builds={"kvm-intel": tdx_build.build_kvm_intel},
