@@ -129,17 +129,19 @@ def _difference(difference: Difference) -> Iterator[str]:
 
 
 def _pairs(left: Matrix, right: Matrix) -> Iterator[tuple[Column, Column]]:
-    """Pair each kernel with the first of the same release, else of the same series, not taken."""
+    """Pair kernels of the same release, then those left that are of the same series."""
+    partners: dict[str, Column] = {}
     free = [column for column in right.columns if not column.absent]
+    for alike in (lambda column: column.label.kernel, _series):
+        for column in left.columns:
+            if column.absent or column.name in partners:
+                continue
+            if found := [other for other in free if alike(other) == alike(column)]:
+                partners[column.name] = found[0]
+                free.remove(found[0])
     for column in left.columns:
-        if column.absent:
-            continue
-        partners = [c for c in free if c.label.kernel == column.label.kernel] or [
-            c for c in free if _series(c) == _series(column)
-        ]
-        if partners:
-            free.remove(partners[0])
-            yield column, partners[0]
+        if column.name in partners:
+            yield column, partners[column.name]
 
 
 def _series(column: Column) -> tuple[int, int] | str:
