@@ -62,7 +62,9 @@ class _PlayedVcpu:
     """As much of a vCPU as TdxVcpu takes."""
 
     class Try:
-        def memory_encrypt_op(self, command: Any, *, show: Any = None) -> ioctl.Result[int]:
+        def memory_encrypt_op(
+            self, command: Any, *, show: Any = None, **_for_the_trace: Any
+        ) -> ioctl.Result[int]:
             return ioctl.call(
                 VCPU_FD,
                 "KVM_MEMORY_ENCRYPT_OP",
