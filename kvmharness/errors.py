@@ -85,10 +85,6 @@ class InaccessibleMemory(HarnessError):
         super().__init__(f"{action} at {address:#x}: {signal_name} after {copied} bytes; {why}")
 
 
-class ResourceLeak(HarnessError):
-    """A test left fds, mappings, threads or child processes behind."""
-
-
 def errno_name(number: int) -> str:
     """Return ``EINVAL`` for 22, ``ok`` for 0, and the number itself for an unknown one."""
     return _NAMES.get(number) or errno.errorcode.get(number, str(number))

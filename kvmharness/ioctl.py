@@ -145,6 +145,19 @@ def _field_names(kind: Any) -> Iterator[str]:
 # ------------------------------------------------------------------ trace
 
 
+class _Recent(list[dict[str, Any]]):
+    """A list that forgets its older half when it has twice `limit` entries."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def append(self, entry: dict[str, Any]) -> None:
+        if len(self) >= 2 * self._limit:
+            del self[: self._limit]
+        super().append(entry)
+
+
 class _Trace:
     """Where entries go: a file, and any number of lists."""
 
@@ -192,9 +205,12 @@ def close_trace() -> None:
 
 
 @contextmanager
-def recording() -> Iterator[list[dict[str, Any]]]:
-    """Collect the trace entries of every ioctl made inside the block, by any thread."""
-    entries: list[dict[str, Any]] = []
+def recording(limit: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Collect the trace entries of every ioctl made inside the block, by any thread.
+
+    With a `limit`, at least that many of the latest are kept, and at most twice as many.
+    """
+    entries: list[dict[str, Any]] = _Recent(limit) if limit else []
     _trace.lists.append(entries)
     try:
         yield entries
@@ -216,13 +232,15 @@ def call(
     argument: Any = None,
     *,
     show: Any = None,
+    command: str = "",
     fw_error: Callable[[], int] | None = None,
     written_back: Callable[[], tuple[int, ...]] | None = None,
 ) -> Result[int]:
     """Issue the ioctl called `name` on `fd`.
 
     `argument` is None, an int (passed by value) or a cffi pointer. `show` is what the trace
-    decodes instead of the argument: the struct behind a pointer inside it, say. `fw_error` and
+    decodes instead of the argument: the struct behind a pointer inside it, say; `command` names
+    the sub-command where the ioctl has some. `fw_error` and
     `written_back` are read after the call, whether or not it succeeded.
     """
     request = getattr(lib, name)
@@ -239,7 +257,7 @@ def call(
                 "t": round(start - _trace.start, 6),
                 "tid": threading.get_native_id(),
                 "fd": fd,
-                "ioctl": name,
+                "ioctl": f"{name} {command}".rstrip(),
                 "before": before,
                 "after": decode(shown)
                 if shown is not None and not isinstance(shown, int)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LAST_IOCTLS = 40
 #: How much captured output a record of a failure keeps, in characters.
 _OUTPUT_KEPT = 4000
+#: Ioctls of a test that are kept: a failure shows the last of them.
+_TRACE_KEPT = 2000
 
 _REQUIRED = "required by --require"
 _PLUGIN = "kvmharness.pytest_plugin"
@@ -227,7 +229,7 @@ class Session:
             with suppress(ImportError):
                 from kvmharness.ioctl import recording
 
-                watch.ioctls = until_end.enter_context(recording())
+                watch.ioctls = until_end.enter_context(recording(_TRACE_KEPT))
         if self.kernel_log is not None:
             self.kernel_log.mark()
         watch.baseline = leaks.snapshot()

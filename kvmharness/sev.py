@@ -67,6 +67,19 @@ def firmware_error_name(code: int) -> str:
     return _FIRMWARE_NAMES.get(code & 0xFFFFFFFF, f"{code:#x}")
 
 
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for traces.
+_COMMAND_NAMES = {
+    int(getattr(lib, name)): name
+    for name in (
+        "KVM_SEV_INIT2",
+        "KVM_SEV_SNP_LAUNCH_START",
+        "KVM_SEV_SNP_LAUNCH_UPDATE",
+        "KVM_SEV_SNP_LAUNCH_FINISH",
+        "KVM_SEV_SNP_ENABLE_REQ_CERTS",
+    )
+}
+
+
 class SevDevice(OwnedFd):
     """/dev/sev: KVM takes its fd with every launch command, and it answers status queries."""
 
@@ -225,7 +238,10 @@ class SnpTry:
         command.id = number
         command.data = _address_of(parameters)
         command.sev_fd = self._snp.sev_fd & 0xFFFFFFFF
-        return self._snp.vm.try_.memory_encrypt_op(command, show=parameters)
+        shown = command if parameters is None else parameters
+        return self._snp.vm.try_.memory_encrypt_op(
+            command, show=shown, name=_COMMAND_NAMES.get(number, str(number))
+        )
 
     def _command(
         self, name: str, parameters: Any, meaning: dict[int, str] | None = None

@@ -154,7 +154,8 @@ class Kvm(OwnedFd):
         if not self.check_extension(lib.KVM_CAP_VM_TYPES):
             return "this kernel has no KVM_CAP_VM_TYPES (6.8): it knows the default type alone"
         return {
-            VmType.SW_PROTECTED: "the kernel is built without CONFIG_KVM_SW_PROTECTED_VM",
+            VmType.SW_PROTECTED: "it takes a kernel with CONFIG_KVM_SW_PROTECTED_VM and its TDP "
+            "MMU in use (kvm.tdp_mmu=Y, nested paging)",
             VmType.SEV: "kvm_amd offers no SEV here: it takes an AMD EPYC with SEV on in the "
             "firmware, and kvm_amd.sev=1",
             VmType.SEV_ES: "kvm_amd offers no SEV-ES here: it takes an AMD EPYC (2nd generation or "

@@ -401,6 +401,20 @@ def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
     )
 
 
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, for traces.
+_COMMAND_NAMES = {
+    int(getattr(lib, name)): name
+    for name in (
+        "KVM_TDX_CAPABILITIES",
+        "KVM_TDX_INIT_VM",
+        "KVM_TDX_INIT_VCPU",
+        "KVM_TDX_INIT_MEM_REGION",
+        "KVM_TDX_FINALIZE_VM",
+        "KVM_TDX_GET_CPUID",
+    )
+}
+
+
 def _issue(
     target: Vm | Vcpu, number: int, parameters: Any, flags: int, hw_error: int
 ) -> Result[int]:
@@ -411,7 +425,8 @@ def _issue(
     command.data = int(ffi.cast("uintptr_t", parameters)) if is_pointer else parameters or 0
     command.hw_error = hw_error
     shown = parameters if is_pointer else command
-    result = target.try_.memory_encrypt_op(command, show=shown)
+    name = _COMMAND_NAMES.get(number, str(number))
+    result = target.try_.memory_encrypt_op(command, show=shown, name=name)
     # What was passed in and left there is nothing that the module said.
     status = 0 if result.fw_error == hw_error else result.fw_error or 0
     return dataclasses.replace(result, fw_error=status, fw_error_name=status_name(status))

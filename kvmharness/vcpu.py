@@ -134,13 +134,14 @@ class VcpuTry:
         state.mp_state = value
         return ioctl.call(self._vcpu.fileno(), "KVM_SET_MP_STATE", state)
 
-    def memory_encrypt_op(self, command: Any, *, show: Any = None) -> Result[int]:
+    def memory_encrypt_op(self, command: Any, *, show: Any = None, name: str = "") -> Result[int]:
         """KVM_MEMORY_ENCRYPT_OP on the vCPU: `command` is a struct kvm_tdx_cmd *."""
         return ioctl.call(
             self._vcpu.fileno(),
             "KVM_MEMORY_ENCRYPT_OP",
             command,
             show=show,
+            command=name,
             fw_error=lambda: int(command.hw_error),
         )
 

@@ -229,11 +229,12 @@ class VmTry:
 
     # -------------------------------------------------------------- confidential VMs
 
-    def memory_encrypt_op(self, command: Any, *, show: Any = None) -> Result[int]:
+    def memory_encrypt_op(self, command: Any, *, show: Any = None, name: str = "") -> Result[int]:
         """KVM_MEMORY_ENCRYPT_OP: `command` is a struct kvm_sev_cmd * or kvm_tdx_cmd *.
 
         ENOTTY on VMs that have no launch commands. The firmware's code is read back after
-        success and failure alike. `show` is what a trace decodes in the command's place.
+        success and failure alike. In a trace, `show` is decoded in the command's place and
+        `name` is the sub-command's.
         """
         field = "error" if ffi.typeof(command).item.cname == "struct kvm_sev_cmd" else "hw_error"
         return ioctl.call(
@@ -241,6 +242,7 @@ class VmTry:
             "KVM_MEMORY_ENCRYPT_OP",
             command,
             show=show,
+            command=name,
             fw_error=lambda: int(getattr(command, field)),
         )
 

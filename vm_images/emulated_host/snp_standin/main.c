@@ -131,6 +131,20 @@ static int make_dev_sev(void)
 	return misc_register(&dev_sev);
 }
 
+/*
+ * KVM switches a static key on with the first VM and off with the last, which rewrites the
+ * scheduler's code for each short-lived VM. Under QEMU's multi-threaded emulation another processor
+ * can meet the breakpoint that is there meanwhile when it is gone again, and oops on it. With the
+ * key held on, KVM only counts.
+ */
+static void hold_preempt_notifiers(void)
+{
+	void (*increment)(void) = (void *)lookup("preempt_notifier_inc");
+
+	if (increment)
+		increment();
+}
+
 static int __init standin_init(void)
 {
 	int rc;
@@ -149,6 +163,7 @@ static int __init standin_init(void)
 	/* Nobody works on a host where this fails half-way: the emulated machine is ended. */
 	if (rc)
 		return rc;
+	hold_preempt_notifiers();
 	__module_get(THIS_MODULE);
 	pr_info(PREFIX "this machine now looks like an SEV-SNP host; nothing on it is confidential\n");
 	return 0;

@@ -49,6 +49,12 @@ static int __init tdx_standin_init(void)
 	if (rc)
 		return rc;
 	proc_create_single("kvmharness_tdx", 0444, NULL, show_state);
+	/*
+	 * KVM switches a static key on with the first VM and off with the last; each time the
+	 * scheduler's code is rewritten, which QEMU's multi-threaded emulation does not always
+	 * survive. With the key held on, KVM only counts.
+	 */
+	preempt_notifier_inc();
 	/* Functions of the kernel lead here from now on. */
 	__module_get(THIS_MODULE);
 	pr_info("tdx_standin: emulated TDX host: software TDX module, no vCPU can run\n");
