@@ -8,6 +8,7 @@ answers on its fd 4 (--remote-debugging-pipe). Protocol: chromedevtools.github.i
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -35,6 +36,15 @@ def find() -> str | None:
     return next((p for n in ("chromium", "chromium-browser") if (p := shutil.which(n))), None)
 
 
+def _pipe() -> tuple[int, int]:
+    """Make a pipe whose ends are neither fd 3 nor 4: those are the browser's own."""
+    ends = os.pipe()
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write
+
+
 class Browser:
     """A browser with one page, `width` by `height` CSS pixels; a context manager."""
 
@@ -43,13 +53,13 @@ class Browser:
         if program is None:
             raise RuntimeError("chromium is not installed (Debian: apt-get install chromium)")
         self._folder = tempfile.TemporaryDirectory(prefix="kvmharness-chromium-")
-        commands, self._commands = os.pipe()
-        self._answers, answers = os.pipe()
+        commands, self._commands = _pipe()
+        self._answers, answers = _pipe()
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         # The shell puts the pipes where the browser looks for them.
         self._process = subprocess.Popen(
             [
-                *("sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", program),
+                *("bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", program),
                 *(*_FLAGS, *sandbox, "--remote-debugging-pipe"),
                 f"--user-data-dir={self._folder.name}",
             ],
