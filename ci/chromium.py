@@ -22,6 +22,7 @@ from typing import Any, Self
 
 _FLAGS = (
     *("--headless=new", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
+    "--disable-lcd-text",
     # Nothing is fetched: these keep the browser from trying.
     *("--disable-quic", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--disable-extensions", "--disable-default-apps", "--no-proxy-server"),

@@ -135,8 +135,26 @@
     history.replaceState(null, "", location.pathname + location.search);
   });
 
+  // ---- a picture of what changed: rows that changed alike, once
+
+  function picture() {
+    document.documentElement.classList.add("picture");
+    const first = new Map();
+    for (const row of rows.filter((row) => !row.hidden)) {
+      const cells = [...row.querySelectorAll(".cell")].map((cell) => cell.className);
+      const why = row.querySelector(".why");
+      const like = cells.join() + (why ? why.textContent : "");
+      row.hidden = first.has(like);
+      first.set(like, [...(first.get(like) || []), row]);
+    }
+    for (const [row, ...others] of first.values()) {
+      if (!others.length) continue;
+      row.querySelector(".id").append(element("small", `and ${others.length} more, changed alike`, "more"));
+    }
+  }
+
   filter();
   const [id, kernel] = location.hash.slice(1).split("@").map(decodeURIComponent);
-  if (id === "picture") document.documentElement.classList.add("picture");
+  if (id === "picture") picture();
   else if (id in data.scenarios) show(id, kernel || data.kernels[0].name);
 })();
