@@ -28,13 +28,16 @@ def any_vm(kvm: Kvm, vm_type: VmType) -> Iterator[Vm]:
 
 
 @pytest.fixture
-def attributed(any_vm: Vm) -> Vm:
+def attributed(kvm: Kvm, any_vm: Vm) -> Vm:
     """A VM that has memory attributes."""
+    if not kvm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES):
+        raise MissingCapability(
+            "memory attributes", "KVM_CAP_MEMORY_ATTRIBUTES is 0 on /dev/kvm: this kernel has none"
+        )
     if not any_vm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES):
         raise MissingCapability(
             f"memory attributes on {VmType(any_vm.vm_type).label} VMs",
-            "KVM_CAP_MEMORY_ATTRIBUTES is 0: the VM type has no private memory, or the kernel no "
-            "CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES",
+            "KVM_CAP_MEMORY_ATTRIBUTES is 0: VMs of this type have no private memory",
         )
     return any_vm
 
