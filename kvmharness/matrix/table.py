@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.matrix.model import KINDS, Cell, Change, Kind, Matrix, Row
+from kvmharness.matrix.model import KINDS, NOT_OUTCOMES, Cell, Change, Kind, Matrix, Row
 
 STYLES: dict[Kind, str] = {
     "ok": "green",
@@ -31,11 +31,15 @@ def show(console: Console, matrix: Matrix, *, everything: bool = False) -> None:
     """
     everything = everything or len(matrix.columns) < 2
     rows = list(matrix.rows) if everything else matrix.changed
+    rows = [row for row in rows if any(cell.ran for cell in row.cells.values())]
     _absent(console, matrix)
+    if all(column.absent for column in matrix.columns):
+        return
     if rows:
         notes: dict[str, int] = {}
         console.print(_table(matrix, rows, notes, console.width))
         _notes(console, notes)
+    _not_run(console, matrix)
     console.print(_summary(matrix, everything))
     if rows:
         console.print(_legend(rows))
@@ -47,6 +51,21 @@ def _absent(console: Console, matrix: Matrix) -> None:
     for column in matrix.columns:
         if column.absent:
             console.print(Text(f"{column.short}: {column.absent}", style="yellow"))
+
+
+def _not_run(console: Console, matrix: Matrix) -> None:
+    """Say why scenarios have no outcome, each reason once."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for row in matrix.rows:
+        for column in matrix.columns:
+            cell = row.cells[column.name]
+            if cell.result in NOT_OUTCOMES and not column.absent:
+                reason = f"{cell.result}: {cell.reason}"
+                reasons.setdefault(reason, {}).setdefault(column.short, []).append(row.id)
+    for reason, columns in reasons.items():
+        for short, ids in columns.items():
+            which = ids[0] if len(ids) == 1 else f"{len(ids)} scenarios"
+            console.print(Text(f"{short}: {which}: {reason}", style="yellow"))
 
 
 def _table(matrix: Matrix, rows: list[Row], notes: dict[str, int], width: int) -> Table:
@@ -116,8 +135,9 @@ def _summary(matrix: Matrix, everything: bool) -> Text:
     changed = len(matrix.changed)
     alike = len(matrix.rows) - changed
     if len(matrix.columns) < 2:
-        return Text(f"{len(matrix.rows)} scenarios")
-    text = Text(f"{changed} of {len(matrix.rows)} scenarios differ between the kernels", "bold")
+        text = Text(f"{len(matrix.rows)} scenarios")
+    else:
+        text = Text(f"{changed} of {len(matrix.rows)} scenarios differ between the kernels", "bold")
     if alike and not everything:
         text.append(f"; {alike} are alike (--all shows them)", style="not bold dim")
     broken = Counter(
