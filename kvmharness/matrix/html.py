@@ -77,8 +77,8 @@ def _header(matrix: Matrix) -> str:
     if emulated:
         which = "" if len(emulated) == len(matrix.columns) else f" ({', '.join(emulated)})"
         lines.append(
-            f'<p class="emulated"><b>Emulated{which}.</b> Unmodified kernels on stand-in silicon '
-            "under QEMU: what the kernel does, not a hardware result.</p>"
+            f'<p class="emulated"><b>Emulated{which}.</b> The kernels\' own code on stand-in '
+            "silicon, under QEMU: what the kernel does, not a hardware result.</p>"
         )
     lines += [
         f'<p class="absent">{escape(column.short)}: {escape(column.absent)}</p>'

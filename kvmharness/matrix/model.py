@@ -28,12 +28,15 @@ KINDS: dict[Kind, str] = {
     "ok": "every call succeeded",
     "partial": "some calls succeeded, or one in part",
     "refused": "refused by the kernel",
-    "firmware": "refused by the firmware",
+    "firmware": "refused by the firmware or TDX module",
     "warning": "the kernel reported a bug in itself",
     "crash": "no outcome: the kernel or the process went down, or hung",
     "skip": "could not run here",
 }
 
+#: Of a populate's text: pages are left to do; pages were done.
+_LEFT = re.compile(r" left [1-9]")
+_DONE = re.compile(r" \+[1-9]")
 #: `` x3`` after what repeats.
 _TIMES = " x{}"
 
@@ -101,8 +104,8 @@ class Cell:
         calls = [step for step in self.steps if "errno" in step]
         refused = [step for step in calls if step["errno"]]
         if not refused:
-            return "partial" if any(" left " in text for text in self.texts) else "ok"
-        if len(refused) < len(calls):
+            return "partial" if any(map(_LEFT.search, self.texts)) else "ok"
+        if len(refused) < len(calls) or any(_DONE.search(step["text"]) for step in refused):
             return "partial"
         return "firmware" if any(step.get("fw_error") for step in refused) else "refused"
 

@@ -116,7 +116,7 @@
     if (cell.trace) block(body, "Ioctls", cell.trace);
     if (cell.digest) digest(body, cell);
     if (cell.rmp) {
-      block(body, "Pages in the RMP", Object.entries(cell.rmp).map(([k, v]) => k + " " + v));
+      block(body, "Pages by state", Object.entries(cell.rmp).map(([k, v]) => k + " " + v));
     }
     body.scrollTop = 0;
     if (!dialog.open) dialog.showModal();

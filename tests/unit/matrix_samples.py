@@ -11,7 +11,7 @@ from kvmharness.matrix import explain
 from kvmharness.matrix.model import Cell, Column, Matrix
 from kvmharness.populate.contract import Contract, Row, parse_series
 
-ERRNOS = {"EINVAL": 22, "EIO": 5, "EPERM": 1}
+ERRNOS = {"EINVAL": 22, "EIO": 5, "EPERM": 1, "EFAULT": 14}
 FIRMWARE = 0x16
 
 

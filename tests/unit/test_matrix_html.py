@@ -70,7 +70,7 @@ def test_every_scenario_and_kernel_has_its_cell() -> None:
 
 def test_it_says_where_this_was_seen_and_that_it_is_emulated() -> None:
     text = html.render(matrix())
-    assert "Emulated.</b> Unmodified kernels" in text
+    assert "Emulated.</b> The kernels' own code" in text
     assert "not a hardware result" in text
     assert "2026-11-22" in text
     mixed = html.render(matrix([columns()[0], column("7.3.4", columns()[1].cells, "native")]))
