@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Fixtures of the suite. ``kvm``, ``vm`` and ``vm_builder`` come from kvmharness's pytest plugin.
 
-Tests that ask for ``vm_type`` run once for each type this host offers; what it does not offer is
-skipped once, by name, in test_gmem_create.py, and not again by every test.
+Tests that ask for ``vm_type`` run once for each type this host offers, those that ask for
+``typed_vm`` for each that can have a guest_memfd; what is not offered is skipped once, by name, in
+test_gmem_create.py, and not again by every test.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmharness import GuestMemfd, Kvm, MissingCapability, Vm, VmBuilder, VmType
+from kvmharness import GuestMemfd, Kvm, KvmError, MissingCapability, Vm, VmBuilder, VmType
 from kvmharness.builder import require_guest_memfd
 from kvmharness.fd import PAGE_SIZE
 from kvmharness.ffi import lib
@@ -24,22 +27,30 @@ FLAG_COMBINATIONS = {
 }
 
 
-def offered_vm_types() -> list[VmType]:
-    """Return the VM types of this host, the default one alone where there is no KVM to ask."""
-    try:
-        with Kvm.open() as kvm:
-            return sorted(kvm.vm_types())
-    except MissingCapability:
-        return [VmType.DEFAULT]
+@functools.cache
+def offered_vm_types(*, with_guest_memfd: bool) -> list[VmType]:
+    """Return the VM types of this host.
+
+    The default one alone where there is none, or no KVM to ask: tests then skip with the reason.
+    """
+    offered: list[VmType] = []
+    with contextlib.suppress(MissingCapability), Kvm.open() as kvm:
+        for vm_type in sorted(kvm.vm_types()):
+            # A type that can be listed and not made: its tests would say so, each of them.
+            with contextlib.suppress(MissingCapability, KvmError), kvm.create_vm(vm_type) as vm:
+                if not with_guest_memfd or vm.check_extension(lib.KVM_CAP_GUEST_MEMFD):
+                    offered.append(vm_type)
+    return offered or [VmType.DEFAULT]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vm_type" in metafunc.fixturenames:
+        types = offered_vm_types(with_guest_memfd="typed_vm" in metafunc.fixturenames)
         metafunc.parametrize(
             "vm_type",
             [
                 pytest.param(offered, marks=pytest.mark.requires_vm_type(offered.label))
-                for offered in offered_vm_types()
+                for offered in types
             ],
             ids=lambda offered: offered.label,
         )
