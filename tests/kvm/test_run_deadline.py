@@ -211,7 +211,7 @@ with VmBuilder(Kvm.open()).memory(0, 1 << 20, "anonymous").payload("spin").build
 """
 
 
-@pytest.mark.usefixtures("kvm")
+@pytest.mark.usefixtures("vm")  # the child needs what makes one
 @pytest.mark.scenario("run.signal.ctrl_c")
 @pytest.mark.parametrize(
     "run", ["machine.run(60)", "machine.start(timeout=60).join()"], ids=["main", "thread"]

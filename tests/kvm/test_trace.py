@@ -26,7 +26,8 @@ with builder.payload("hello").build() as machine:
 
 
 @pytest.mark.scenario("kvm.trace.environment")
-def test_the_environment_variable_traces_a_whole_program(kvm: object, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("vm")  # the child needs what makes one
+def test_the_environment_variable_traces_a_whole_program(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     environment = dict(os.environ, KVMHARNESS_TRACE=str(trace))
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, timeout=60)
