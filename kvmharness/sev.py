@@ -267,7 +267,11 @@ class Snp:
     def __init__(self, vm: Vm, sev_fd: int) -> None:
         self.vm = vm
         self.sev_fd = sev_fd
-        self.try_ = SnpTry(self)
+
+    @property
+    def try_(self) -> SnpTry:
+        """The same commands, each giving a Result."""
+        return SnpTry(self)
 
     init2 = raising(SnpTry.init2)
     launch_start = raising(SnpTry.launch_start)

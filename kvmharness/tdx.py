@@ -183,7 +183,11 @@ class Tdx:
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
-        self.try_ = TdxTry(self)
+
+    @property
+    def try_(self) -> TdxTry:
+        """The same commands, each giving a Result."""
+        return TdxTry(self)
 
     get_capabilities = raising(TdxTry.get_capabilities)
     init_vm = raising(TdxTry.init_vm)
@@ -313,7 +317,11 @@ class TdxVcpu:
 
     def __init__(self, vcpu: Vcpu) -> None:
         self.vcpu = vcpu
-        self.try_ = TdxVcpuTry(self)
+
+    @property
+    def try_(self) -> TdxVcpuTry:
+        """The same commands, each giving a Result."""
+        return TdxVcpuTry(self)
 
     init_vcpu = raising(TdxVcpuTry.init_vcpu)
     init_mem_region = raising(TdxVcpuTry.init_mem_region)

@@ -34,7 +34,7 @@
 #define PREFIX "snp_standin: "
 #define SHA384_BYTES 48
 #define MAX_ASID 509U		/* as CPUID 0x8000001f reports it */
-#define MIN_SEV_ASID 100U	/* ASIDs below are SEV-ES's and SNP's */
+#define MIN_SEV_ASID 32U	/* ASIDs below are SEV-ES's and SNP's: few, to be used again soon */
 
 /* ------------------------------------------------------------------ rmp.c */
 
