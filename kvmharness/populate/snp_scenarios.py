@@ -859,9 +859,7 @@ def _end_closed(bench: SnpBench) -> None:
     bench.fact("the RMP", "as before" if after == before else f"{before} before, {after} after")
 
 
-@snp_scenario(
-    "snp.end.asid_reuse", "36 VMs in a row: more than an emulated host has ASIDs"
-)
+@snp_scenario("snp.end.asid_reuse", "36 VMs in a row: more than an emulated host has ASIDs")
 def _end_asid_reuse(bench: SnpBench) -> None:
     source = bench.source("aligned", 1)
     results = []
