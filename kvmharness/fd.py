@@ -6,9 +6,9 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from kvmharness.closing import Closing
 from kvmharness.errors import HarnessError, InaccessibleMemory
 from kvmharness.ffi import ffi, lib
 from kvmharness.ioctl import Result, system_call
@@ -40,7 +40,7 @@ class HasFileno(Protocol):
         """Return the descriptor's number."""
 
 
-class OwnedFd:
+class OwnedFd(Closing):
     """A file descriptor that is closed once: by close(), by the with block, or with the object."""
 
     def __init__(self, fd: int) -> None:
@@ -61,17 +61,6 @@ class OwnedFd:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # __init__ may have failed before there was a descriptor.
@@ -108,7 +97,7 @@ def map_memory(
     return try_mmap(size, prot, flags, fd, offset, address).unwrap()
 
 
-class Mapping:
+class Mapping(Closing):
     """A range of this process's memory, unmapped by close(), the with block or with the object.
 
     ``view()`` is fast and unguarded: touching a page the host may not access kills the
@@ -257,17 +246,6 @@ class Mapping:
             raise ValueError(
                 f"bytes {offset:#x}..{offset + size:#x} lie outside a mapping of {self.size:#x}"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_open", False):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from types import TracebackType
 from typing import Self
 
+from kvmharness.closing import Closing
 from kvmharness.errors import HarnessError, KvmError, MissingCapability
 from kvmharness.fd import (
     MAP_ANONYMOUS,
@@ -32,7 +32,7 @@ HUGE_PAGE_SIZE = 2 << 20
 _UNMAPPED = 0x20000
 
 
-class SourceBuffer:
+class SourceBuffer(Closing):
     """`pages` pages of user memory, and one more where the misalignment makes the copy straddle.
 
     Made by one of the class methods; closed by close() or the with block. `contents` fills the
@@ -131,17 +131,6 @@ class SourceBuffer:
         self.mapping.close()
         if self._backing is not None:
             self._backing.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _finish(self, contents: bytes | None, prot: int, hole: tuple[int, int] | None) -> Self:
         try:

@@ -13,15 +13,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from kvmharness.closing import Closing
 from kvmharness.errors import UsageError
 
 STDOUT = "-"
 
 
-class ReportFile:
+class ReportFile(Closing):
     """One file to come. `path` ``-`` is standard output; UsageError if it can't be written."""
 
     def __init__(self, path: str) -> None:
@@ -99,17 +98,6 @@ class ReportFile:
         if self._staged_name is not None:
             self._staged_name.unlink(missing_ok=True)
             self._staged_name = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager
