@@ -171,6 +171,37 @@ class _Trace:
     def on(self) -> bool:
         return self.file is not None or bool(self.lists)
 
+    def call(
+        self,
+        name: str,
+        fd: int | None,
+        ret: int,
+        start: float,
+        *,
+        before: Any = None,
+        after: Any = None,
+        fw_error: int | None = None,
+        spent: float | None = None,
+    ) -> None:
+        """Add the entry of a call that returned `ret` (-errno on failure), begun at `start`.
+
+        `spent` is how long it took, in seconds, where that was measured.
+        """
+        self.add(
+            {
+                "t": round(start - self.start, 6),
+                "tid": threading.get_native_id(),
+                "fd": fd,
+                "ioctl": name,
+                "before": before,
+                "after": after,
+                "ret": max(ret, -1),
+                "errno": errno_name(-min(ret, 0)),
+                "fw_error": fw_error,
+                "us": None if spent is None else round(spent * 1e6, 1),
+            }
+        )
+
     def add(self, entry: dict[str, Any]) -> None:
         with self.lock:
             for entries in self.lists:
@@ -252,21 +283,15 @@ def call(
         start = time.monotonic()
         ret = _issue(fd, request, argument)
         spent = time.monotonic() - start
-        _trace.add(
-            {
-                "t": round(start - _trace.start, 6),
-                "tid": threading.get_native_id(),
-                "fd": fd,
-                "ioctl": f"{name} {command}".rstrip(),
-                "before": before,
-                "after": decode(shown)
-                if shown is not None and not isinstance(shown, int)
-                else None,
-                "ret": max(ret, -1),
-                "errno": errno_name(-min(ret, 0)),
-                "fw_error": fw_error() if fw_error else None,
-                "us": round(spent * 1e6, 1),
-            }
+        _trace.call(
+            f"{name} {command}".rstrip(),
+            fd,
+            ret,
+            start,
+            before=before,
+            after=decode(shown) if shown is not None and not isinstance(shown, int) else None,
+            fw_error=fw_error() if fw_error else None,
+            spent=spent,
         )
     failed = ret < 0
     return Result(
@@ -294,19 +319,14 @@ def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
         return int(lib.kvmh_run(fd, kvm_run, timeout_ns))
     start = time.monotonic()
     ret = int(lib.kvmh_run(fd, kvm_run, timeout_ns))
-    _trace.add(
-        {
-            "t": round(start - _trace.start, 6),
-            "tid": threading.get_native_id(),
-            "fd": fd,
-            "ioctl": "KVM_RUN",
-            "before": {"timeout_ns": timeout_ns},
-            "after": {"exit_reason": int(kvm_run.exit_reason)},
-            "ret": max(ret, -1),
-            "errno": errno_name(-min(ret, 0)),
-            "fw_error": None,
-            "us": round((time.monotonic() - start) * 1e6, 1),
-        }
+    _trace.call(
+        "KVM_RUN",
+        fd,
+        ret,
+        start,
+        before={"timeout_ns": timeout_ns},
+        after={"exit_reason": int(kvm_run.exit_reason)},
+        spent=time.monotonic() - start,
     )
     return ret
 
@@ -319,18 +339,6 @@ def system_call(name: str, ret: int, **arguments: Any) -> Result[int]:
     failed = ret < 0
     result = Result(name, -1 if failed else ret, -ret if failed else 0, None if failed else ret)
     if _trace.on:
-        _trace.add(
-            {
-                "t": round(time.monotonic() - _trace.start, 6),
-                "tid": threading.get_native_id(),
-                "fd": arguments.pop("fd", None),
-                "ioctl": name,
-                "before": arguments,
-                "after": None,
-                "ret": result.ret,
-                "errno": result.errno_name,
-                "fw_error": None,
-                "us": None,
-            }
-        )
+        fd = arguments.pop("fd", None)
+        _trace.call(name, fd, ret, time.monotonic(), before=arguments)
     return result
