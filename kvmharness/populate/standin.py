@@ -6,8 +6,9 @@ Nothing of it exists on hardware: whoever asks gets None there and has to make d
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+
+from kvmharness.populate import standin_proc
 
 _STATE = Path("/proc/kvmharness_snp")
 _PARAMETERS = Path("/sys/module/snp_standin/parameters")
@@ -20,11 +21,7 @@ def present() -> bool:
 
 def read_state() -> dict[str, str]:
     """Return the stand-in's state as its key=value lines; empty on hardware."""
-    try:
-        lines = _STATE.read_text().splitlines()
-    except OSError:
-        return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    return standin_proc.read_state(_STATE)
 
 
 def rmp_counts() -> dict[str, int] | None:
@@ -32,11 +29,7 @@ def rmp_counts() -> dict[str, int] | None:
     state = read_state()
     if not state:
         return None
-    return {
-        key.removeprefix("rmp_"): int(value)
-        for key, value in state.items()
-        if key.startswith("rmp_")
-    }
+    return standin_proc.counts_of(state, "rmp_")
 
 
 def host_writes() -> int:
@@ -67,11 +60,5 @@ def clear_injection() -> None:
 
 
 def wait_for_counts(expected: dict[str, int] | None, seconds: float) -> dict[str, int] | None:
-    """Wait until the RMP's counts are `expected`, and return what they are in the end.
-
-    A VM's pages go back when its last reference does, which an RCU grace period may delay.
-    """
-    deadline = time.monotonic() + seconds
-    while (counts := rmp_counts()) != expected and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return counts
+    """Wait until the RMP's counts are `expected`, and return what they are in the end."""
+    return standin_proc.wait_for(rmp_counts, expected, seconds)

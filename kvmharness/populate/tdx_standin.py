@@ -6,9 +6,10 @@ Nothing of it exists on hardware: whoever asks gets None there and has to make d
 
 from __future__ import annotations
 
-import time
 from enum import IntEnum
 from pathlib import Path
+
+from kvmharness.populate import standin_proc
 
 _STATE = Path("/proc/kvmharness_tdx")
 _PARAMETERS = Path("/sys/module/tdx_standin/parameters")
@@ -43,11 +44,7 @@ def present() -> bool:
 
 def read_state() -> dict[str, str]:
     """Return the stand-in's state as its key=value lines; empty on hardware."""
-    try:
-        lines = _STATE.read_text().splitlines()
-    except OSError:
-        return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    return standin_proc.read_state(_STATE)
 
 
 def page_counts() -> dict[str, int] | None:
@@ -55,11 +52,7 @@ def page_counts() -> dict[str, int] | None:
     state = read_state()
     if not state:
         return None
-    counts = {
-        key.removeprefix("pages_"): int(value)
-        for key, value in state.items()
-        if key.startswith("pages_")
-    }
+    counts = standin_proc.counts_of(state, "pages_")
     counts["keyids"] = int(state["keyids"])
     return counts
 
@@ -102,11 +95,5 @@ def forget_leaks() -> None:
 
 
 def wait_for_counts(expected: dict[str, int] | None, seconds: float) -> dict[str, int] | None:
-    """Wait until the counts are `expected`, and return what they are in the end.
-
-    A VM's pages go back when its last reference does, which an RCU grace period may delay.
-    """
-    deadline = time.monotonic() + seconds
-    while (counts := page_counts()) != expected and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return counts
+    """Wait until the counts are `expected`, and return what they are in the end."""
+    return standin_proc.wait_for(page_counts, expected, seconds)
