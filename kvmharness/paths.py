@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kvmharness.populate.contract import parse_series
+
 
 @dataclass(frozen=True)
 class Path:
@@ -173,17 +175,12 @@ def _emulated(facts: dict[str, Any], kind: str) -> Path:
         return _skip(kind, f"no such host in this version; there are: {emulation['kinds']}")
     # KVM has TDX since 6.16; what of a host is not built yet is built when it is first used.
     first = (6, 16) if kind == "emulated-tdx" else (0, 0)
-    cached = [each for each in emulation["cached_kernels"] if _series(each) >= first]
+    cached = [each for each in emulation["cached_kernels"] if parse_series(each) >= first]
     if cached:
         return _run(kind, f"kernels in the cache: {', '.join(cached)}")
     if emulation["can_fetch"]:
         return _run(kind, f"a kernel is fetched first: kvmharness host prepare {kind}")
     return _skip(kind, "no kernel is cached, and there is no apt-get to fetch one with")
-
-
-def _series(release: str) -> tuple[int, int]:
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(char for char in minor if char.isdigit()) or 0)
 
 
 def _vms(labels: list[str]) -> str:

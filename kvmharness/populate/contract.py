@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmharness.errors import HarnessError
-from kvmharness.populate.outcome import Outcome
+
+if TYPE_CHECKING:
+    from kvmharness.populate.outcome import Outcome
 
 Series = tuple[int, int]
 
