@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from kvmharness import payload as payloads
 from kvmharness.cpu_mode import enter, page_tables, page_tables_size
@@ -489,12 +490,17 @@ class VmBuilder:
         )
         return Slot(number, plan.gpa, plan.size, slot_flags, "guest_memfd", mapping, guest_memfd)
 
+    @cached_property
+    def _supported_cpuid(self) -> Any:
+        """KVM_GET_SUPPORTED_CPUID, asked once for all vCPUs."""
+        return self._kvm.get_supported_cpuid()
+
     def _add_vcpu(self, machine: Machine, index: int) -> None:
         vcpu = machine.create_vcpu(index)
         machine.own(vcpu)
         machine.vcpus.append(vcpu)
         if self._vm_type in (VmType.DEFAULT, VmType.SW_PROTECTED):
-            vcpu.set_cpuid2(self._kvm.get_supported_cpuid())
+            vcpu.set_cpuid2(self._supported_cpuid)
         if self._vm_type is VmType.TDX and self._initialized:
             TdxVcpu(vcpu).set_cpuid_of_td()
 

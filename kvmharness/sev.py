@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import os
 from enum import IntEnum, IntFlag
 from typing import Any
@@ -47,6 +48,7 @@ class SnpPolicy(IntFlag):
 DEFAULT_POLICY = SnpPolicy.SMT | SnpPolicy.RESERVED_MUST_BE_ONE
 
 
+@functools.cache
 def _firmware_names() -> dict[int, str]:
     names: dict[int, str] = {}
     for name in dir(lib):
@@ -59,12 +61,9 @@ def _firmware_names() -> dict[int, str]:
     return names
 
 
-_FIRMWARE_NAMES = _firmware_names()
-
-
 def firmware_error_name(code: int) -> str:
     """Return the name of a firmware status code (SEV_RET_* of linux/psp-sev.h without prefix)."""
-    return _FIRMWARE_NAMES.get(code & 0xFFFFFFFF, f"{code:#x}")
+    return _firmware_names().get(code & 0xFFFFFFFF, f"{code:#x}")
 
 
 #: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for traces.
