@@ -10,7 +10,7 @@ from kvmharness.builder import Machine, VmBuilder
 from kvmharness.fd import PAGE_SIZE, guarded_read
 from kvmharness.ioctl import Result
 from kvmharness.measure.snp import LaunchDigest
-from kvmharness.populate.outcome import Outcome, Step, call_text, update_text
+from kvmharness.populate.outcome import Outcome, Step, update_text
 from kvmharness.populate.scenario import Bench, Need, Scenario, register
 from kvmharness.populate.source import SOURCE_KINDS
 from kvmharness.sev import DEFAULT_POLICY, PageType
@@ -143,11 +143,6 @@ class SnpBench(Bench):
             self.machine.own(created.value)
             self._measured_vmsas = True
         return created
-
-    def thread_results(self, results: list[Result[Any]]) -> str:
-        """Say how calls of several threads ended, their order left out: ``EIO x3, ok x1``."""
-        texts = sorted(call_text(result) for result in results)
-        return ", ".join(f"{text} x{texts.count(text)}" for text in dict.fromkeys(texts))
 
 
 def snp_scenario(

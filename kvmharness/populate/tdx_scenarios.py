@@ -21,6 +21,7 @@ from kvmharness.fd import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, PROT_READ, map_
 from kvmharness.ffi import ffi, lib
 from kvmharness.ioctl import Result
 from kvmharness.populate import tdx_standin
+from kvmharness.populate.races import meanwhile, only
 from kvmharness.populate.source import SOURCE_KINDS
 from kvmharness.populate.tdx_bench import SLOT_PAGES, TdxBench, tdx_scenario
 from kvmharness.populate.tdx_standin import Seamcall
@@ -970,33 +971,6 @@ def _race_one_vcpu(bench: TdxBench) -> None:
     _populate_at_once(bench, [0, 0, 0, 0])
 
 
-@contextmanager
-def _meanwhile(action: Any) -> Iterator[None]:
-    """Repeat `action` on another thread as long as the block lasts."""
-    stop = threading.Event()
-
-    def body() -> None:
-        while not stop.is_set():
-            action()
-
-    worker = threading.Thread(target=body)
-    worker.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        worker.join(30)
-
-
-def _only(results: list[Result[Any]], allowed: set[str]) -> str:
-    others = sorted({result.errno_name for result in results} - allowed)
-    return (
-        f"also {others}"
-        if others
-        else " or ".join(sorted(allowed, key=lambda name: (name.isupper(), name)))
-    )
-
-
 @tdx_scenario(
     "tdx.race.punch", "one thread adds pages, another punches holes in the same range", "two_cpus"
 )
@@ -1006,10 +980,10 @@ def _race_punch(bench: TdxBench) -> None:
     source = bench.source("aligned", SLOT_PAGES)
     punches: list[Result[Any]] = []
     size = SLOT_PAGES * PAGE_SIZE
-    with _meanwhile(lambda: punches.append(guest_memfd.try_.punch_hole(0, size))):
+    with meanwhile(lambda: punches.append(guest_memfd.try_.punch_hole(0, size))):
         calls = [bench.try_region(0, SLOT_PAGES, source) for _ in range(10)]
-    bench.fact("calls", _only(calls, {"ok", "EIO"}))
-    bench.fact("punches", _only(punches, {"ok"}))
+    bench.fact("calls", only(calls, {"ok", "EIO"}))
+    bench.fact("punches", only(punches, {"ok"}))
     bench.command("a last punch", guest_memfd.try_.punch_hole(0, size))
     bench.region(0, SLOT_PAGES, source)
 
@@ -1029,10 +1003,10 @@ def _race_attributes(bench: TdxBench) -> None:
             machine.try_.set_memory_attributes(0, size, 0 if len(flips) % 2 == 0 else private)
         )
 
-    with _meanwhile(flip):
+    with meanwhile(flip):
         calls = [bench.try_region(0, SLOT_PAGES, source) for _ in range(10)]
-    bench.fact("calls", _only(calls, {"ok", "EIO", "EINVAL"}))
-    bench.fact("flips", _only(flips, {"ok"}))
+    bench.fact("calls", only(calls, {"ok", "EIO", "EINVAL"}))
+    bench.fact("flips", only(flips, {"ok"}))
     machine.set_shared(0, size)
     machine.set_private(0, size)
     bench.region(0, SLOT_PAGES, source)
@@ -1072,7 +1046,7 @@ def _race_signal(bench: TdxBench) -> None:
     seen: set[str] = set()
     gpa, address, left = 0, source.address, SLOT_PAGES
     try:
-        with _meanwhile(rain):
+        with meanwhile(rain):
             for _ in range(10_000):
                 result = vcpu.try_.init_mem_region(gpa, left, source=address)
                 assert result.written_back is not None
@@ -1125,7 +1099,7 @@ def _end_key_reuse(bench: TdxBench) -> None:
         machine = bench.make_ready()
         results.append(bench.try_region(0, 1, bench.source("aligned", 1)))
         machine.close()
-    bench.fact("every one", _only(results, {"ok"}))
+    bench.fact("every one", only(results, {"ok"}))
 
 
 @tdx_scenario("tdx.end.out_of_keys", "more TDs at once than there are keys", "standin")
