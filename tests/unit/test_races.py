@@ -30,7 +30,13 @@ def test_a_verdict_on_many_results(numbers: tuple[int, ...], text: str) -> None:
 def test_what_is_done_meanwhile_ends_with_the_block() -> None:
     went = threading.Event()
     before = threading.active_count()
-    with pytest.raises(ZeroDivisionError), meanwhile(went.set):
+    with meanwhile(went.set):
         assert went.wait(10)
+    assert threading.active_count() == before
+
+
+def test_what_is_done_meanwhile_ends_when_the_block_raises() -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), meanwhile(int):
         raise ZeroDivisionError
     assert threading.active_count() == before
