@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kvmharness import Kvm, MissingCapability
-from kvmharness.cpu_mode import enter
-from kvmharness.exits import IoExit
-from kvmharness.fd import MAP_ANONYMOUS, MAP_PRIVATE, Mapping, map_memory
-from kvmharness.payload import Mode
+from kvmharness.kvm.exits import IoExit
+from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, Mapping, map_memory
+from kvmharness.machine.cpu_mode import enter
+from kvmharness.machine.payload import Mode
 
 HERE = Path(__file__).resolve().parent
 SIZE = 1 << 20

@@ -10,41 +10,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmharness.builder import Machine, VmBuilder
-    from kvmharness.errors import (
-        HarnessError,
-        InaccessibleMemory,
-        KvmError,
-        MissingCapability,
-        RunTimeout,
-    )
-    from kvmharness.guest_memfd import GuestMemfd
-    from kvmharness.ioctl import Result
-    from kvmharness.payload import Payload
-    from kvmharness.source import SourceBuffer
-    from kvmharness.system import Kvm
-    from kvmharness.vcpu import Vcpu
-    from kvmharness.vm import Vm
-    from kvmharness.vmtypes import VmType
+    from kvmharness.errors import HarnessError, InaccessibleMemory, MissingCapability, RunTimeout
+    from kvmharness.kvm.guest_memfd import GuestMemfd
+    from kvmharness.kvm.result import KvmError, Result
+    from kvmharness.kvm.system import Kvm
+    from kvmharness.kvm.vcpu import Vcpu
+    from kvmharness.kvm.vm import Vm
+    from kvmharness.kvm.vmtypes import VmType
+    from kvmharness.launch.source import SourceBuffer
+    from kvmharness.machine.builder import VmBuilder
+    from kvmharness.machine.machine import Machine
+    from kvmharness.machine.payload import Payload
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "GuestMemfd": "guest_memfd",
+    "GuestMemfd": "kvm.guest_memfd",
     "HarnessError": "errors",
     "InaccessibleMemory": "errors",
-    "Kvm": "system",
-    "KvmError": "errors",
-    "Machine": "builder",
+    "Kvm": "kvm.system",
+    "KvmError": "kvm.result",
+    "Machine": "machine.machine",
     "MissingCapability": "errors",
-    "Payload": "payload",
-    "Result": "ioctl",
+    "Payload": "machine.payload",
+    "Result": "kvm.result",
     "RunTimeout": "errors",
-    "SourceBuffer": "source",
-    "Vcpu": "vcpu",
-    "Vm": "vm",
-    "VmBuilder": "builder",
-    "VmType": "vmtypes",
+    "SourceBuffer": "launch.source",
+    "Vcpu": "kvm.vcpu",
+    "Vm": "kvm.vm",
+    "VmBuilder": "machine.builder",
+    "VmType": "kvm.vmtypes",
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from kvmharness.hosts.emulated import EmulatedHost
-    from kvmharness.hosts.run import HostRun
+    from kvmharness.hosts.host import HostRun
 
 #: For ``git bisect run``: this commit can't be tested.
 BISECT_SKIP = 125
@@ -84,7 +84,7 @@ def host() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(as_json: bool) -> None:
     """Show what is cached: kernels, their origin and size, and the tools."""
-    from kvmharness.hosts import cache, kernels
+    from kvmharness.kernels import cache, kernels
 
     rows: list[dict[str, Any]] = []
     for kernel in kernels.cached():
@@ -211,10 +211,10 @@ def run(
 def _prepare(kind: str, kernel: str, *, bisect: bool) -> EmulatedHost | None:
     """Return the host; None if its kernel is not usable and that is to be skipped."""
     from kvmharness.errors import MissingCapability
-    from kvmharness.hosts import kernels
-    from kvmharness.hosts.elf import BadModule
     from kvmharness.hosts.emulated import EmulatedHost
-    from kvmharness.hosts.modulebuild import BuildFailed
+    from kvmharness.kernels import kernels
+    from kvmharness.kernels.elf import BadModule
+    from kvmharness.kernels.modulebuild import BuildFailed
 
     kernels.validate(kernel)
     try:
@@ -227,7 +227,7 @@ def _prepare(kind: str, kernel: str, *, bisect: bool) -> EmulatedHost | None:
 
 
 def _end(result: HostRun, *, bisect: bool) -> int:
-    from kvmharness.hosts.run import Verdict
+    from kvmharness.hosts.host import Verdict
 
     if result.verdict is not Verdict.FINISHED:
         click.echo(f"kvmharness: {result.explain()}", err=True)

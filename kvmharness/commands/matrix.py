@@ -15,11 +15,11 @@ from kvmharness import cli, labels
 from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
+    from kvmharness.kvm.vmtypes import VmType
     from kvmharness.matrix.collect import Place
     from kvmharness.matrix.model import Matrix
-    from kvmharness.populate.scenario import Scenario
     from kvmharness.report.output import ReportFile
-    from kvmharness.vmtypes import VmType
+    from kvmharness.scenarios.engine import Scenario
 
 #: Which emulated host observes scenarios of a VM type; the default type runs on any.
 _HOSTS = {"snp": "emulated-snp", "tdx": "emulated-tdx", "default": "emulated-snp"}
@@ -114,11 +114,12 @@ def _observed(
     fresh: bool,
     destructive: bool,
 ) -> Matrix:
+    from kvmharness.contract import rows as contract
+    from kvmharness.kvm.vmtypes import VmType
     from kvmharness.matrix import explain
     from kvmharness.matrix.collect import Request, collect
     from kvmharness.matrix.model import Matrix
-    from kvmharness.populate import catalog, contract
-    from kvmharness.vmtypes import VmType
+    from kvmharness.scenarios import catalog
 
     wanted = VmType.parse(vm_type)
     places = _places(hosts, kernels, wanted)
@@ -135,7 +136,7 @@ def _observed(
 
 def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:
     from kvmharness.hosts import emulated
-    from kvmharness.hosts import kernels as known_kernels
+    from kvmharness.kernels import kernels as known_kernels
     from kvmharness.matrix.collect import Place
 
     kind = _HOSTS[vm_type.label]

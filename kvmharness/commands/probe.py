@@ -15,11 +15,11 @@ def probe(as_json: bool) -> None:
 
     Everything is asked or tried, nothing is changed. Exit status 0, also without /dev/kvm.
     """
-    from kvmharness import paths
-    from kvmharness.probe import gather
+    from kvmharness.probe import verdict
+    from kvmharness.probe.facts import gather
 
     facts = gather()
-    facts["paths"] = paths.judge(facts)
+    facts["paths"] = verdict.judge(facts)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

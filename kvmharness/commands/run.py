@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvmharness.report.output import ReportFile
     from kvmharness.report.records import Outcome
     from kvmharness.report.result import HostResult
-    from kvmharness.suite_run import Request, SuiteHost
+    from kvmharness.suite.run import Request, SuiteHost
 
 ALL = "all"
 
@@ -127,7 +127,7 @@ def run(
     Exit status: 0 all passed, 1 something failed, 2 wrong usage, 4 nothing could run.
     """
     from kvmharness.report.console import console
-    from kvmharness.suite_run import Request
+    from kvmharness.suite.run import Request
 
     if trace is not None:
         cli.start_trace(trace)
@@ -166,7 +166,7 @@ def _check_kcidb(file: str | None, build: str | None) -> None:
 
 
 def _checked(require: Sequence[str]) -> tuple[str, ...]:
-    from kvmharness.requirements import parse
+    from kvmharness.suite.requirements import parse
 
     return tuple(parse(name) for name in require)
 
@@ -216,8 +216,8 @@ def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, Report
 
 def _run_at(place: _Place, request: Request, console: Console, verbose: bool) -> HostResult:
     """Run on one host. A host that can't be had is a result too: a skip, or a failure."""
-    from kvmharness.report.progress import RunProgress
-    from kvmharness.suite_run import run_suite
+    from kvmharness.report.live import RunProgress
+    from kvmharness.suite.run import run_suite
 
     try:
         host, label = _host(place)
@@ -248,7 +248,7 @@ def _replace_select(request: Request, select: tuple[str, ...]) -> Request:
 def _host(place: _Place) -> tuple[SuiteHost, labels.HostLabel]:
     if place.kind == labels.NATIVE:
         from kvmharness.hosts.native import NativeHost
-        from kvmharness.system import Kvm
+        from kvmharness.kvm.system import Kvm
 
         Kvm.open().close()  # one clear line now, not one for every test
         return NativeHost(), labels.current()

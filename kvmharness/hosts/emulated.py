@@ -29,19 +29,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvmharness import process
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
-from kvmharness.hosts import (
-    cache,
-    kernels,
-    modulebuild,
-    packages,
-    process,
-    qemu,
-    run,
-    tdx_build,
-)
+from kvmharness.hosts import host, qemu
+from kvmharness.hosts.host import HostRun, OnOutput, Verdict
 from kvmharness.hosts.initramfs import Initramfs
-from kvmharness.hosts.run import HostRun, OnOutput, Verdict
+from kvmharness.kernels import cache, kernels, modulebuild, packages, tdx_build
 from kvmharness.resources import images_dir
 
 #: Seconds from QEMU's start to the command's; a boot takes 3 on a free core.
@@ -496,12 +489,12 @@ class _Watch:
         # QEMU says of each run what of the processor model it can't emulate; that is known.
         said = re.sub(rb".*warning: TCG doesn't support.*\n", b"", bytes(self._text["qemu"]))
         parts = (bytes(self._text["console"]), said)
-        return "\n".join(text for text in map(run.tail, parts) if text)
+        return "\n".join(text for text in map(host.tail, parts) if text)
 
 
 def tail_line(text: bytes | bytearray) -> str:
     """Return the last line that is not empty, for a message of one line."""
-    lines = [line for line in run.tail(bytes(text)).splitlines() if line.strip()]
+    lines = [line for line in host.tail(bytes(text)).splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from kvmharness.hosts import process
-from kvmharness.hosts.run import HostRun, OnOutput, Verdict
+from kvmharness import process
+from kvmharness.hosts.host import HostRun, OnOutput, Verdict
 
 
 class NativeHost:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvmharness import process, progress
 from kvmharness.errors import MissingCapability
-from kvmharness.hosts import packages, process, progress, toolroot
+from kvmharness.kernels import packages, toolroot
 
 #: EPYC-v4, the processor model used, came with QEMU 8.1.
 OLDEST = (8, 1)

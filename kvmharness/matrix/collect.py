@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvmharness import labels, resources
+from kvmharness import labels, progress, resources
 from kvmharness.errors import HarnessError, MissingCapability
-from kvmharness.hosts import progress
-from kvmharness.hosts.run import HostRun, Verdict
+from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.labels import NATIVE, HostLabel
 from kvmharness.matrix.model import CRASH, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
-from kvmharness.populate.scenario import Scenario, classify
+from kvmharness.scenarios.engine import Scenario, classify
 
 if TYPE_CHECKING:
     from kvmharness.hosts.emulated import EmulatedHost
     from kvmharness.hosts.native import NativeHost
-    from kvmharness.vmtypes import VmType
+    from kvmharness.kvm.vmtypes import VmType
 
 #: Seconds for all scenarios of one host together.
 DEADLINE = 1200.0
@@ -78,7 +77,7 @@ def _column(place: Place, request: Request, taken: set[str]) -> Column:
 
 def _name(place: Place, label: HostLabel) -> str:
     """Return the kernel's release, or the name of a tree's folder: two trees may be of one."""
-    from kvmharness.hosts import kernels
+    from kvmharness.kernels import kernels
 
     if place.kernel and kernels.is_tree(place.kernel):
         return Path(place.kernel).expanduser().resolve().name
@@ -104,7 +103,7 @@ def _prepare(
     """Return the host, its label, and under what its cells are cached (None: they are not)."""
     if place.kind == NATIVE:
         from kvmharness.hosts.native import NativeHost
-        from kvmharness.system import Kvm
+        from kvmharness.kvm.system import Kvm
 
         Kvm.open().close()
         return NativeHost(), labels.current(), None

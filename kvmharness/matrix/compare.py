@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kvmharness.errors import UsageError
 from kvmharness.matrix.model import Cell, Column, Matrix
-from kvmharness.populate.contract import ContractError, parse_series
+from kvmharness.release import NotARelease, parse_series
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _pairs(left: Matrix, right: Matrix) -> Iterator[tuple[Column, Column]]:
 def _series(column: Column) -> tuple[int, int] | str:
     try:
         return parse_series(column.label.kernel)
-    except ContractError:
+    except NotARelease:
         return column.label.kernel
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from kvmharness.contract.rows import Contract, ContractError
+from kvmharness.contract.rows import Row as Promise
 from kvmharness.matrix.model import NOT_OUTCOMES, Cell, Change, Column, Row
-from kvmharness.populate.contract import Contract, ContractError
-from kvmharness.populate.contract import Row as Promise
-from kvmharness.populate.outcome import Outcome, Step
+from kvmharness.release import NotARelease
+from kvmharness.scenarios.outcome import Outcome, Step
 
 
 def rows(contract: Contract, columns: Sequence[Column], summaries: Mapping[str, str]) -> list[Row]:
@@ -37,7 +38,7 @@ def _verdict(contract: Contract, scenario: str, column: Column, cell: Cell) -> s
         return ""
     try:
         promises = contract.rows_for(scenario, column.label.kernel)
-    except ContractError:
+    except (ContractError, NotARelease):
         return ""
     outcome = _outcome(scenario, cell)
     return "kept" if any(promise.keeps(outcome) for promise in promises) else "broken"
@@ -89,7 +90,7 @@ def _promise(contract: Contract, scenario: str, column: Column, cell: Cell) -> P
         return None
     try:
         promises = contract.rows_for(scenario, column.label.kernel)
-    except ContractError:
+    except (ContractError, NotARelease):
         return None
     outcome = _outcome(scenario, cell)
     return next((promise for promise in promises if promise.keeps(outcome)), None)

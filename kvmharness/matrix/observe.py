@@ -16,11 +16,11 @@ import traceback
 from typing import Any
 
 from kvmharness import Kvm, MissingCapability, RunTimeout
-from kvmharness.deadline import Watchdog, deadline
-from kvmharness.populate import catalog
-from kvmharness.populate.scenario import Scenario, observe
+from kvmharness.kvm.vmtypes import VmType
 from kvmharness.report import trace_text
-from kvmharness.vmtypes import VmType
+from kvmharness.scenarios import catalog
+from kvmharness.scenarios.engine import Scenario, observe
+from kvmharness.suite.deadline import Watchdog, deadline
 
 #: Seconds for one scenario.
 DEADLINE = 120.0

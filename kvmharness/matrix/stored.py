@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache as memoized
 from pathlib import Path
 
-from kvmharness.hosts import cache
+from kvmharness.kernels import cache
 from kvmharness.matrix.model import NOT_OUTCOMES, SKIP, Cell
 
 _PACKAGE = Path(__file__).resolve().parents[1]

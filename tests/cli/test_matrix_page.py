@@ -14,7 +14,7 @@ import pytest
 from kvmharness import resources
 from kvmharness.matrix import html
 
-from ..unit.matrix_samples import matrix
+from ..unit.matrix.samples import matrix
 
 
 def _load_chromium() -> Any:

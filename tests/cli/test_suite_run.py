@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from kvmharness.errors import HarnessError, UsageError
-from kvmharness.hosts.run import HostRun, Verdict
+from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
 from kvmharness.report.result import HostResult
-from kvmharness.suite_run import Request, run_suite
+from kvmharness.suite.run import Request, run_suite
 
 LABEL = HostLabel("emulated-snp", "7.3.4")
 TESTS = ("a", "b", "c", "d")

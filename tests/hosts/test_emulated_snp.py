@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kvmharness import process
 from kvmharness.errors import MissingCapability
-from kvmharness.hosts import cache, process
 from kvmharness.hosts.emulated import EmulatedHost
-from kvmharness.hosts.run import Verdict
+from kvmharness.hosts.host import Verdict
+from kvmharness.kernels import cache
 
 #: Seconds for one boot and command on a busy machine; several boots have several of it.
 _BOOT = 150.0

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from kvmharness.errors import MissingCapability
-from kvmharness.hosts import elf, kernels, modulebuild, tdx_build
 from kvmharness.hosts.emulated import KINDS, EmulatedHost, standin_source
-from kvmharness.hosts.run import Verdict
+from kvmharness.hosts.host import Verdict
+from kvmharness.kernels import elf, kernels, modulebuild, tdx_build
 
 #: Seconds for one boot and command on a busy machine.
 _BOOT = 150.0

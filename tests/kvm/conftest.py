@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmharness import GuestMemfd, Kvm, KvmError, MissingCapability, Vm, VmBuilder, VmType
-from kvmharness.builder import require_guest_memfd
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.machine.slot import require_guest_memfd
 
 #: The combinations of GUEST_MEMFD_FLAG_* that mean something, by the name tests show.
 FLAG_COMBINATIONS = {

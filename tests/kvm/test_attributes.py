@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmharness import Kvm, MissingCapability, Vm, VmType, ioctl
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
+from kvmharness import Kvm, MissingCapability, Vm, VmType
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
 
 from .kernel_expectations import check
 

@@ -12,10 +12,12 @@ import tempfile
 
 import pytest
 
-from kvmharness import GuestMemfd, Kvm, Vm, ioctl
-from kvmharness.fd import PAGE_SIZE, OwnedFd
-from kvmharness.ffi import ffi, lib
-from kvmharness.ioctl import Result
+from kvmharness import GuestMemfd, Kvm, Vm
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.result import Result
 
 from .kernel_expectations import check
 

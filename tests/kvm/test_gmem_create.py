@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from kvmharness import Kvm, Vm, VmType, ioctl
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import ffi, lib
+from kvmharness import Kvm, Vm, VmType
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.mapping import PAGE_SIZE
 
 from .kernel_expectations import running_release
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from kvmharness import GuestMemfd, Vm
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.guest_memfd import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
-from kvmharness.source import numbered_pages
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.guest_memfd import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.launch.source import numbered_pages
 
 from .kernel_expectations import check
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import pytest
 
 from kvmharness import GuestMemfd, InaccessibleMemory, Vm
-from kvmharness.builder import require_guest_memfd
-from kvmharness.fd import PAGE_SIZE, Mapping, guarded_read, guarded_write
-from kvmharness.ffi import lib
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE, Mapping, guarded_read, guarded_write
+from kvmharness.machine.slot import require_guest_memfd
 
 from .system_calls import outcome_of
 

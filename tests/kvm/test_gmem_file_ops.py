@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness import GuestMemfd, Vm, ioctl
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import ffi
+from kvmharness import GuestMemfd, Vm
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.mapping import PAGE_SIZE
 
 from .system_calls import outcome_of
 

@@ -11,16 +11,16 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import InaccessibleMemory, Machine, VmBuilder
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.payload import (
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.launch.source import numbered_pages
+from kvmharness.machine.payload import (
     TOUCH_WRITE,
     page_checksum,
     pattern_page,
     touch_mark,
     touch_table,
 )
-from kvmharness.source import numbered_pages
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD_FLAGS", 3)
 

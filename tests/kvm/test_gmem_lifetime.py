@@ -18,10 +18,11 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import Kvm, KvmError, Machine, Vm, VmBuilder
-from kvmharness.exits import MemoryFaultExit, MmioExit
-from kvmharness.fd import PAGE_SIZE, OwnedFd
-from kvmharness.ffi import lib
-from kvmharness.payload import page_checksum, pattern_page
+from kvmharness.kvm.exits import MemoryFaultExit, MmioExit
+from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.machine.payload import page_checksum, pattern_page
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD_FLAGS", 3)
 

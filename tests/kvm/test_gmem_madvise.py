@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import GuestMemfd
-from kvmharness.fd import (
+from kvmharness.kvm.mapping import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_NORESERVE,
@@ -22,7 +22,7 @@ from kvmharness.fd import (
     Mapping,
     map_memory,
 )
-from kvmharness.source import numbered_pages
+from kvmharness.launch.source import numbered_pages
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD_FLAGS", 3)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import GuestMemfd, InaccessibleMemory, KvmError, Vm
-from kvmharness.fd import (
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import (
     MAP_HUGETLB,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -19,7 +20,6 @@ from kvmharness.fd import (
     PROT_READ,
     PROT_WRITE,
 )
-from kvmharness.ffi import lib
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import GuestMemfd, MissingCapability
-from kvmharness.fd import MPOL_BIND, MPOL_DEFAULT, MPOL_INTERLEAVE, PAGE_SIZE, Mapping
+from kvmharness.kvm.mapping import MPOL_BIND, MPOL_DEFAULT, MPOL_INTERLEAVE, PAGE_SIZE, Mapping
 
 from .kernel_expectations import running_release
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import GuestMemfd, Vm
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.ioctl import Result
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.result import Result
 
 from .kernel_expectations import running_release
 

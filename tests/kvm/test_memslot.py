@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness import Kvm, Vm, VmBuilder, ioctl
-from kvmharness.exits import InternalErrorExit, MmioExit
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.payload import TOUCH_WRITE, pattern_page, touch_mark, touch_table
+from kvmharness import Kvm, Vm, VmBuilder
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.exits import InternalErrorExit, MmioExit
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.machine.payload import TOUCH_WRITE, pattern_page, touch_mark, touch_table
 
 GPA = 0x4000_0000
 LOG_DIRTY = lib.KVM_MEM_LOG_DIRTY_PAGES

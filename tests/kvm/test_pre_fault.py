@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmharness import Machine, Vcpu, Vm, VmBuilder
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.payload import page_checksum
-from kvmharness.source import numbered_pages
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.launch.source import numbered_pages
+from kvmharness.machine.payload import page_checksum
 
 GPA = 0x4000_0000
 SLOT_PAGES = 16

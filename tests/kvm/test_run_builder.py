@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import HarnessError, Kvm, KvmError, Machine, MissingCapability, VmBuilder, VmType
-from kvmharness.builder import PAGE_TABLE_GPA, require_guest_memfd
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
-from kvmharness.payload import PayloadError
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.machine.builder import PAGE_TABLE_GPA
+from kvmharness.machine.payload import PayloadError
+from kvmharness.machine.slot import require_guest_memfd
 
 NOT_DEFAULT = [vm_type for vm_type in VmType if vm_type is not VmType.DEFAULT]
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import Machine, RunTimeout, VmBuilder
-from kvmharness.builder import PayloadRun, run_payload
-from kvmharness.cpu_mode import enter
-from kvmharness.exits import (
+from kvmharness.kvm.exits import (
     DebugExit,
     HltExit,
     HypercallExit,
@@ -21,8 +19,10 @@ from kvmharness.exits import (
     MsrExit,
     ShutdownExit,
 )
-from kvmharness.ffi import lib
-from kvmharness.payload import ExitCase, Mode
+from kvmharness.kvm.ffi import lib
+from kvmharness.machine.cpu_mode import enter
+from kvmharness.machine.payload import ExitCase, Mode
+from kvmharness.machine.running import PayloadRun, run_payload
 
 MMIO_GPA = 0xD000_0000
 MODES = ["long-cpl0", "long-cpl3"]

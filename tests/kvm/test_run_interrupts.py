@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmharness import Machine, RunTimeout, VmBuilder, ioctl, payload
-from kvmharness.exits import HltExit
-from kvmharness.ffi import ffi, lib
-from kvmharness.payload import ExitCase
+from kvmharness import Machine, RunTimeout, VmBuilder
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.exits import HltExit
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.machine import payload
+from kvmharness.machine.payload import ExitCase
 
 HELLO = "hello from real mode\n"
 GSI = 5

@@ -9,11 +9,12 @@ from typing import get_args
 
 import pytest
 
-from kvmharness import Machine, RunTimeout, VmBuilder, payload
-from kvmharness.builder import Backing
-from kvmharness.exits import InterruptedExit, IoExit
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.payload import (
+from kvmharness import Machine, RunTimeout, VmBuilder
+from kvmharness.kvm.exits import InterruptedExit, IoExit
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.launch.source import numbered_pages
+from kvmharness.machine import payload
+from kvmharness.machine.payload import (
     STATUS_BAD_ARGUMENT,
     TOUCH_WRITE,
     ExitCase,
@@ -22,7 +23,7 @@ from kvmharness.payload import (
     touch_mark,
     touch_table,
 )
-from kvmharness.source import numbered_pages
+from kvmharness.machine.slot import Backing
 
 DATA = 0x8_0000
 TABLE = 0x4_0000

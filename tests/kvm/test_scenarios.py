@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from kvmharness.populate.scenario import Scenario
-from kvmharness.pytest_scenarios import hold_to_contract, parameters
-from kvmharness.system import Kvm
-from kvmharness.vmtypes import VmType
+from kvmharness.kvm.system import Kvm
+from kvmharness.kvm.vmtypes import VmType
+from kvmharness.scenarios.engine import Scenario
+from kvmharness.suite.scenarios import hold_to_contract, parameters
 
 
 @pytest.mark.parametrize("scenario", parameters(VmType.DEFAULT))

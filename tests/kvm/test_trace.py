@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import VmBuilder, ioctl
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import lib
+from kvmharness import VmBuilder
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import PAGE_SIZE
 
 PROGRAM = """
 from kvmharness import Kvm, VmBuilder

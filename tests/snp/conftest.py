@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmharness.populate import standin
+from kvmharness.standins import snp as standin
 
 
 @pytest.fixture(autouse=True)

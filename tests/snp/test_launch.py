@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness.builder import Machine, VmBuilder
-from kvmharness.errors import KvmError
-from kvmharness.fd import PAGE_SIZE
-from kvmharness.ffi import ffi, lib
-from kvmharness.sev import (
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.result import KvmError
+from kvmharness.kvm.system import Kvm
+from kvmharness.launch.sev import (
     DEFAULT_POLICY,
     PageType,
     SevDevice,
@@ -20,8 +20,9 @@ from kvmharness.sev import (
     supported_policy_bits,
     supported_vmsa_features,
 )
-from kvmharness.source import SourceBuffer
-from kvmharness.system import Kvm
+from kvmharness.launch.source import SourceBuffer
+from kvmharness.machine.builder import VmBuilder
+from kvmharness.machine.machine import Machine
 
 PAGES = 16
 

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from kvmharness import InaccessibleMemory, Kvm, Machine, VmBuilder
-from kvmharness.builder import require_guest_memfd
-from kvmharness.exits import InterruptedExit
-from kvmharness.fd import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE_SIZE, map_memory
-from kvmharness.ffi import lib
+from kvmharness.kvm.exits import InterruptedExit
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE_SIZE, map_memory
+from kvmharness.machine.slot import require_guest_memfd
 
 pytestmark = [
     pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD_FLAGS", 3),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmharness.populate import tdx_standin
+from kvmharness.standins import tdx as tdx_standin
 
 
 @pytest.fixture(autouse=True)

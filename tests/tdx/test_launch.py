@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmharness.builder import Machine, VmBuilder
-from kvmharness.errors import KvmError
-from kvmharness.fd import PAGE_SIZE
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.result import KvmError
+from kvmharness.kvm.system import Kvm
+from kvmharness.launch.source import SourceBuffer
+from kvmharness.machine.builder import VmBuilder
+from kvmharness.machine.machine import Machine
 from kvmharness.measure.tdx import Mrtd
-from kvmharness.populate import tdx_standin
-from kvmharness.source import SourceBuffer
-from kvmharness.system import Kvm
+from kvmharness.standins import tdx as tdx_standin
 
 PAGES = 16
 

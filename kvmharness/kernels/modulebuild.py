@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""Build kernel modules of ours for a kernel, in a build root that is fetched, not installed.
+
+Debian's kernels are built by a newer gcc, and their build programs by a newer C library, than the
+machine may have. The build root is a folder with that gcc, make and a shell (about 200 MB), entered
+by chroot: as root in a mount namespace, otherwise in a user namespace where the machine allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmharness import process, progress
+from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.kernels import cache, kernels, packages, toolroot
+from kvmharness.kernels.transplant import transplant
+
+_GCC = "x86_64-linux-gnu-gcc-14"
+_TOOLS = (
+    "gcc-14-x86-64-linux-gnu",
+    "make",
+    "dash",
+    "coreutils",
+    "sed",
+    "grep",
+    "mawk",
+    "findutils",
+    "libelf1t64",  # objtool's and modpost's
+    "libssl3t64",
+    "zlib1g",
+    "libzstd1",
+)
+_DEADLINE = 600.0
+#: Where a kernel's headers are no longer packaged, modules are built against this series and
+#: transplanted. What the stand-ins use of the kernel did not change from 6.12 to 6.19.
+_DONOR_SERIES = "6.12"
+
+
+class BuildFailed(HarnessError):
+    """A module does not build for a kernel; the message has the compiler's last lines."""
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """A module's source folder: its Makefile builds ``<name>.ko``."""
+
+    name: str
+    folder: Path
+
+    def digest(self) -> str:
+        """Return a hash of the sources, 16 hexadecimal digits."""
+        total = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix in (".c", ".h") or path.name == "Makefile":
+                total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return total.hexdigest()[:16]
+
+
+def build(source: ModuleSource, kernel: kernels.Kernel) -> Path:
+    """Return the module built for `kernel`, from the cache if neither has changed.
+
+    Raises BuildFailed, or MissingCapability where this machine can't build.
+    """
+    if kernel.tree is not None:
+        folder = kernel.modules.parent / "built"
+    else:
+        folder = kernels.folder_of(kernel.release) / "built"
+    final = folder / f"{source.name}-{source.digest()}.ko"
+    if final.exists():
+        return final
+    with cache.locked(f"build-{kernel.release}-{source.name}"):
+        if not final.exists():
+            _build(source, kernel, final)
+    return final
+
+
+def _build(source: ModuleSource, kernel: kernels.Kernel, final: Path) -> None:
+    with cache.staging("module") as stage:
+        with progress.step(f"building {source.name}.ko for {kernel.release}"):
+            if kernel.tree is not None:
+                made = _build_in_tree(source, kernel.tree, stage)
+            elif kernel.headers:
+                made = _build_in_root(source, kernel, stage)
+            else:
+                made = _build_for_other(source, kernel, stage)
+        cache.publish(made, final)
+
+
+def _copy_source(source: ModuleSource, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path in source.folder.iterdir():
+        if path.suffix in (".c", ".h") or path.name == "Makefile":
+            shutil.copy(path, folder / path.name)
+
+
+def _build_in_tree(source: ModuleSource, tree: Path, stage: Path) -> Path:
+    """Build against a user's kernel tree with the user's own make and compiler."""
+    if shutil.which("make") is None:
+        raise MissingCapability("building the stand-in module", "make is not installed")
+    folder = stage / "src"
+    _copy_source(source, folder)
+    _make(["make", "-s", "-C", str(tree), f"M={folder}", "modules"], f"{source.name}.ko")
+    return folder / f"{source.name}.ko"
+
+
+@dataclass(frozen=True)
+class BuildRoot:
+    """A build root of one build's own: the tools, and a kernel's packaged headers beside them."""
+
+    tools: toolroot.ToolRoot
+    path: Path
+    kernel: kernels.Kernel
+
+    @classmethod
+    def for_kernel(cls, kernel: kernels.Kernel, stage: Path) -> BuildRoot:
+        """Make one below `stage`, in no time: the tools are linked, the headers unpacked."""
+        tools = _build_root()
+        root = stage / "root"
+        shutil.copytree(tools.path, root, symlinks=True, copy_function=os.link)
+        for deb in kernel.headers:
+            packages.extract(deb, root, lambda path: path.startswith(("usr/src", "usr/lib/linux")))
+        return cls(tools, root, kernel)
+
+    @property
+    def common(self) -> Path:
+        """The folder of the headers that all flavours of the kernel have in common."""
+        release = self.kernel.release.removesuffix("-amd64")
+        return self.path / f"usr/src/linux-headers-{release}-common"
+
+    def make(self, folder: str, module: str, *arguments: str) -> None:
+        """Build the modules of `folder` (a path inside the root). BuildFailed names `module`."""
+        script = (
+            'set -e; mount -t proc proc "$1/proc" 2>/dev/null || mount --rbind /proc "$1/proc"; '
+            'mount --bind /dev/null "$1/dev/null"; exec chroot "$@"'
+        )
+        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={folder}", f"CC={_GCC}"]
+        make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
+        make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, "modules"]
+        _make([*_namespaces(), "sh", "-c", script, "sh", str(self.path), *make], module)
+
+    def stripped(self, module: Path) -> Path:
+        """Drop debug information: a fifth of the size to unpack and load."""
+        strip = self.tools.argv("usr/bin/x86_64-linux-gnu-strip")
+        done = process.run([*strip, "--strip-debug", str(module)], timeout=60)
+        if done.returncode != 0:
+            raise BuildFailed(f"strip of {module.name}: {done.stderr.strip()}")
+        return module
+
+
+def _build_in_root(source: ModuleSource, kernel: kernels.Kernel, stage: Path) -> Path:
+    """Build against packaged headers in the build root."""
+    root = BuildRoot.for_kernel(kernel, stage)
+    _copy_source(source, root.path / "build")
+    root.make("/build", f"{source.name}.ko")
+    return root.stripped(root.path / "build" / f"{source.name}.ko")
+
+
+def _build_for_other(source: ModuleSource, kernel: kernels.Kernel, stage: Path) -> Path:
+    """Build for the donor series and transplant, for a kernel without packaged headers."""
+    donor = kernels.get(_DONOR_SERIES)
+    if not donor.headers:
+        raise MissingCapability(
+            f"kernel {kernel.release}", f"neither its headers nor {_DONOR_SERIES}'s are packaged"
+        )
+    built = _build_in_root(source, donor, stage)
+    reference = kernel.module("kvm")
+    if reference is None:
+        raise MissingCapability(f"kernel {kernel.release}", "kvm is not a module there")
+    built.write_bytes(transplant(built.read_bytes(), reference.read_bytes()))
+    return built
+
+
+def _build_root() -> toolroot.ToolRoot:
+    try:
+        return toolroot.tool_root(
+            "build", _TOOLS, packages.TOOLS_SUITE, keep=_needed, finish=_finish, recipe="1"
+        )
+    except packages.PackageUnavailable as failure:
+        raise MissingCapability("the build root", str(failure)) from failure
+
+
+def _needed(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return not (
+        path.startswith(("usr/share/", "var/"))
+        or name in ("lto1", "lto-wrapper", "g++-mapper-server")
+        or name.startswith(("libasan", "libtsan", "liblsan", "libhwasan", "libubsan"))
+    )
+
+
+def _finish(root: Path) -> None:
+    """Add what maintainer scripts would: names of tools, and places to mount on."""
+    programs = root / "usr/bin"
+    for tool in ("ld", "ar", "nm", "objcopy", "objdump", "readelf", "strip", "as"):
+        if not (programs / tool).exists():
+            (programs / tool).symlink_to(f"x86_64-linux-gnu-{tool}")
+    if not (programs / "awk").exists():
+        (programs / "awk").symlink_to("mawk")
+    for folder in ("proc", "dev", "tmp"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "dev/null").touch()
+
+
+def _namespaces() -> list[str]:
+    if shutil.which("unshare") is None:
+        raise MissingCapability(
+            "building the stand-in module", "unshare (package util-linux) is not installed"
+        )
+    argv = ["unshare", "--mount"]
+    if os.getuid() != 0:
+        argv += ["--map-root-user"]
+        if process.run([*argv, "true"], timeout=30).returncode != 0:
+            raise MissingCapability(
+                "building the stand-in module",
+                "this machine allows user namespaces to root only; prepare the host as root once",
+            )
+    return argv
+
+
+def _make(argv: Sequence[str], module: str) -> None:
+    try:
+        done = process.run(argv, timeout=_DEADLINE)
+    except subprocess.TimeoutExpired:
+        raise BuildFailed(f"{module} was not built in {_DEADLINE:.0f} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        told = "\n".join([line for line in lines if "error:" in line][:10] or lines[-10:])
+        raise BuildFailed(f"{module} does not build for this kernel:\n{told}")

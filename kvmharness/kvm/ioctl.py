@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: MIT
+"""The one place that issues ioctls: name, decoded arguments, result, errno, firmware code, trace.
+
+Every call gives a Result; the raising form of a method is its returning form and ``unwrap()``.
+A trace entry is one JSON object: ``{"t": seconds, "tid": .., "fd": .., "ioctl": name,
+"before": {...}, "after": {...}, "ret": .., "errno": "ok", "fw_error": .., "us": ..}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
+
+from kvmharness.errors import UsageError, errno_name
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.result import Result
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: Arrays longer than this are cut in a trace; KVM_SET_CPUID2's entries alone would fill a screen.
+_TRACE_ARRAY = 64
+
+
+def raising(
+    function: Callable[Concatenate[Any, P], Result[T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Make the raising form of a returning method: the same call on ``self.try_``, unwrapped.
+
+    ``try_`` is made anew each time: kept, it would hold its object in a cycle, and an fd that
+    nobody refers to any more would stay open until the garbage collector came by.
+    """
+
+    @wraps(function)
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(self.try_, *args, **kwargs).unwrap()
+
+    return method
+
+
+# ------------------------------------------------------------------ decoding
+
+
+def decode(data: Any) -> Any:
+    """Turn a cffi struct, pointer to struct, array or number into what JSON can hold.
+
+    Of a union every member is given: which of them counts is for the reader, who has the ioctl.
+    """
+    if not isinstance(data, ffi.CData):
+        return data
+    kind = ffi.typeof(data)
+    if kind.kind == "pointer":
+        if data == ffi.NULL:
+            return None
+        if kind.item.kind in ("struct", "union"):
+            return decode(data[0])
+        return f"{int(ffi.cast('uintptr_t', data)):#x}"
+    if kind.kind == "array":
+        if kind.item.cname in ("unsigned char", "uint8_t", "char", "__u8"):
+            return bytes(ffi.buffer(data)[: _TRACE_ARRAY * 8]).rstrip(b"\0").hex()
+        return [decode(data[i]) for i in range(min(len(data), _TRACE_ARRAY))]
+    if kind.kind in ("struct", "union"):
+        decoded = {}
+        for name in _field_names(kind):
+            decoded[name] = decode(getattr(data, name))
+        return decoded
+    return int(data)
+
+
+def _field_names(kind: Any) -> Iterator[str]:
+    """Yield a struct's fields, anonymous members' included, without padding and reserved ones."""
+    for name, field in kind.fields or ():
+        if not name:
+            yield from _field_names(field.type)
+            continue
+        # A flexible array has no length of its own; the caller shows it where it matters.
+        flexible = field.type.kind == "array" and field.type.length is None
+        if not flexible and not name.startswith(("pad", "reserved")):
+            yield name
+
+
+# ------------------------------------------------------------------ trace
+
+
+class _Recent(list[dict[str, Any]]):
+    """A list that forgets its older half when it has twice `limit` entries."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def append(self, entry: dict[str, Any]) -> None:
+        if len(self) >= 2 * self._limit:
+            del self[: self._limit]
+        super().append(entry)
+
+
+class _Trace:
+    """Where entries go: a file, and any number of lists."""
+
+    def __init__(self) -> None:
+        self.file: TextIO | None = None
+        self.lists: list[list[dict[str, Any]]] = []
+        self.lock = threading.Lock()
+        self.start = time.monotonic()
+
+    @property
+    def on(self) -> bool:
+        return self.file is not None or bool(self.lists)
+
+    def call(
+        self,
+        name: str,
+        fd: int | None,
+        ret: int,
+        start: float,
+        *,
+        before: Any = None,
+        after: Any = None,
+        fw_error: int | None = None,
+        spent: float | None = None,
+    ) -> None:
+        """Add the entry of a call that returned `ret` (-errno on failure), begun at `start`.
+
+        `spent` is how long it took, in seconds, where that was measured.
+        """
+        self.add(
+            {
+                "t": round(start - self.start, 6),
+                "tid": threading.get_native_id(),
+                "fd": fd,
+                "ioctl": name,
+                "before": before,
+                "after": after,
+                "ret": max(ret, -1),
+                "errno": errno_name(-min(ret, 0)),
+                "fw_error": fw_error,
+                "us": None if spent is None else round(spent * 1e6, 1),
+            }
+        )
+
+    def add(self, entry: dict[str, Any]) -> None:
+        with self.lock:
+            for entries in self.lists:
+                entries.append(entry)
+            if self.file is not None:
+                self.file.write(json.dumps(entry) + "\n")
+                self.file.flush()
+
+
+_trace = _Trace()
+
+
+def open_trace(path: str | os.PathLike[str]) -> None:
+    """Append one JSON line per ioctl to `path` from now on.
+
+    Raises UsageError if it can't be written.
+    """
+    close_trace()
+    try:
+        _trace.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close_trace)
+    except OSError as error:
+        raise UsageError(f"can't write the trace to {path}: {error.strerror}") from None
+
+
+def close_trace() -> None:
+    """Stop writing the trace file."""
+    # Under the lock: another thread's entry is written whole, or to the next file.
+    with _trace.lock:
+        if _trace.file is not None:
+            _trace.file.close()
+            _trace.file = None
+
+
+@contextmanager
+def recording(limit: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Collect the trace entries of every ioctl made inside the block, by any thread.
+
+    With a `limit`, at least that many of the latest are kept, and at most twice as many.
+    """
+    entries: list[dict[str, Any]] = _Recent(limit) if limit else []
+    _trace.lists.append(entries)
+    try:
+        yield entries
+    finally:
+        # By identity: two recordings with equal contents are still two.
+        _trace.lists[:] = [kept for kept in _trace.lists if kept is not entries]
+
+
+if os.environ.get("KVMHARNESS_TRACE"):
+    open_trace(os.environ["KVMHARNESS_TRACE"])
+
+
+# ------------------------------------------------------------------ the calls
+
+
+def call(
+    fd: int,
+    name: str,
+    argument: Any = None,
+    *,
+    show: Any = None,
+    command: str = "",
+    fw_error: Callable[[], int] | None = None,
+    written_back: Callable[[], tuple[int, ...]] | None = None,
+) -> Result[int]:
+    """Issue the ioctl called `name` on `fd`.
+
+    `argument` is None, an int (passed by value) or a cffi pointer. `show` is what the trace
+    decodes instead of the argument: the struct behind a pointer inside it, say; `command` names
+    the sub-command where the ioctl has some. `fw_error` and
+    `written_back` are read after the call, whether or not it succeeded.
+    """
+    request = getattr(lib, name)
+    if not _trace.on:
+        ret = _issue(fd, request, argument)
+    else:
+        shown = argument if show is None else show
+        before = decode(shown)
+        start = time.monotonic()
+        ret = _issue(fd, request, argument)
+        spent = time.monotonic() - start
+        _trace.call(
+            f"{name} {command}".rstrip(),
+            fd,
+            ret,
+            start,
+            before=before,
+            after=decode(shown) if shown is not None and not isinstance(shown, int) else None,
+            fw_error=fw_error() if fw_error else None,
+            spent=spent,
+        )
+    failed = ret < 0
+    return Result(
+        name,
+        -1 if failed else ret,
+        -ret if failed else 0,
+        None if failed else ret,
+        fw_error() if fw_error else None,
+        written_back() if written_back else None,
+    )
+
+
+def _issue(fd: int, request: int, argument: Any) -> int:
+    if argument is None:
+        return int(lib.kvmh_ioctl_value(fd, request, 0))
+    if isinstance(argument, int):
+        # ioctl's argument is an unsigned long: -1 and 2**64 - 1 are the same bits.
+        return int(lib.kvmh_ioctl_value(fd, request, argument & (2**64 - 1)))
+    return int(lib.kvmh_ioctl(fd, request, ffi.cast("void *", argument)))
+
+
+def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
+    """Issue KVM_RUN with a deadline; returns 0 or -errno (-ETIME: the deadline passed)."""
+    if not _trace.on:
+        return int(lib.kvmh_run(fd, kvm_run, timeout_ns))
+    start = time.monotonic()
+    ret = int(lib.kvmh_run(fd, kvm_run, timeout_ns))
+    _trace.call(
+        "KVM_RUN",
+        fd,
+        ret,
+        start,
+        before={"timeout_ns": timeout_ns},
+        after={"exit_reason": int(kvm_run.exit_reason)},
+        spent=time.monotonic() - start,
+    )
+    return ret
+
+
+def system_call(name: str, ret: int, **arguments: Any) -> Result[int]:
+    """Make a Result of a system call's return value (-errno on failure), as the shim returns it.
+
+    `arguments` are what the trace shows of the call.
+    """
+    failed = ret < 0
+    result = Result(name, -1 if failed else ret, -ret if failed else 0, None if failed else ret)
+    if _trace.on:
+        fd = arguments.pop("fd", None)
+        _trace.call(name, fd, ret, time.monotonic(), before=arguments)
+    return result

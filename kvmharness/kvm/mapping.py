@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Memory of this process: mappings that unmap themselves, and guarded access to any address."""
+
+from __future__ import annotations
+
+import mmap
+import signal
+from typing import Any
+
+from kvmharness.closing import Closing
+from kvmharness.errors import HarnessError, InaccessibleMemory
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ioctl import system_call
+from kvmharness.kvm.result import Result
+
+PAGE_SIZE = mmap.PAGESIZE
+PROT_NONE = 0
+PROT_READ = mmap.PROT_READ
+PROT_WRITE = mmap.PROT_WRITE
+MAP_SHARED = mmap.MAP_SHARED
+MAP_PRIVATE = mmap.MAP_PRIVATE
+MAP_ANONYMOUS = mmap.MAP_ANONYMOUS
+# Not in Python 3.11's mmap module; the same on every x86 kernel (asm-generic/mman-common.h).
+MAP_FIXED = 0x10
+MAP_NORESERVE = 0x4000
+MAP_HUGETLB = 0x40000
+# uapi/linux/mempolicy.h
+MPOL_DEFAULT = 0
+MPOL_BIND = 2
+MPOL_INTERLEAVE = 3
+_MPOL_F_NODE = 1
+_MPOL_F_ADDR = 2
+
+
+def try_mmap(
+    size: int,
+    prot: int = PROT_READ | PROT_WRITE,
+    flags: int = MAP_SHARED,
+    fd: int = -1,
+    offset: int = 0,
+    address: int = 0,
+) -> Result[Mapping]:
+    """mmap(2): map `size` bytes of `fd` from `offset` (bytes). The value is the Mapping."""
+    ret = int(lib.kvmh_mmap(address, size, prot, flags, fd, offset))
+    result = system_call("mmap", ret, fd=fd, size=size, prot=prot, flags=flags, offset=offset)
+    return result.with_value(Mapping(ret, size) if result.ok else None)  # type: ignore[arg-type]
+
+
+def map_memory(
+    size: int,
+    prot: int = PROT_READ | PROT_WRITE,
+    flags: int = MAP_SHARED,
+    fd: int = -1,
+    offset: int = 0,
+    address: int = 0,
+) -> Mapping:
+    """mmap(2), raising KvmError: map `size` bytes of `fd` from `offset` (bytes)."""
+    return try_mmap(size, prot, flags, fd, offset, address).unwrap()
+
+
+class Mapping(Closing):
+    """A range of this process's memory, unmapped by close(), the with block or with the object.
+
+    ``view()`` is fast and unguarded: touching a page the host may not access kills the
+    interpreter. ``read``, ``write`` and ``fill`` raise InaccessibleMemory instead.
+    """
+
+    def __init__(self, address: int, size: int) -> None:
+        self.address = address
+        self.size = size
+        self._open = True
+        self._viewed: Any = None
+        self._holes: list[tuple[int, int]] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether the range has been unmapped."""
+        return not self._open
+
+    def view(self) -> memoryview:
+        """Return the whole range as a writable memoryview of bytes, without a copy.
+
+        The view may outlive close(): it then shows anonymous zeros and no longer the file, until
+        its last reference goes.
+        """
+        self._check(0, self.size)
+        if self._viewed is None:
+            pointer = ffi.cast("char *", self.address)
+            address, size, holes = self.address, self.size, self._holes
+            self._viewed = ffi.gc(pointer, lambda _: _unmap_around(address, size, holes))
+        return memoryview(ffi.buffer(self._viewed, self.size)).cast("B")
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        """Return `size` bytes from `offset` (bytes), guarded.
+
+        Raises InaccessibleMemory when a page can't be read, ValueError outside the mapping.
+        """
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        target = ffi.new("char[]", size) if size else ffi.new("char[]", 1)
+        _guarded("read", lib.kvmh_copy, target, self._at(offset), size)
+        return bytes(ffi.buffer(target, size))
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` at `offset` (bytes), guarded.
+
+        Raises InaccessibleMemory when a page can't be written; what lies before it is written.
+        """
+        size = memoryview(data).nbytes
+        self._check(offset, size)
+        _guarded("write", lib.kvmh_copy, self._at(offset), ffi.from_buffer(data), size)
+
+    def fill(self, offset: int, size: int, byte: int) -> None:
+        """Set `size` bytes from `offset` (bytes) to `byte`, guarded."""
+        self._check(offset, size)
+        _guarded("write", lib.kvmh_fill, self._at(offset), byte, size)
+
+    def protect(self, prot: int, offset: int = 0, size: int | None = None) -> None:
+        """mprotect(2) on `size` bytes from `offset` (bytes)."""
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_mprotect(self.address + offset, size, prot))
+        system_call("mprotect", ret, offset=offset, size=size, prot=prot).unwrap()
+
+    def unmap(self, offset: int, size: int) -> None:
+        """munmap(2) on a part of the range: a hole that close() leaves alone.
+
+        The process may map something else there: nothing keeps the hole empty.
+        """
+        self._check(offset, size)
+        system_call(
+            "munmap", int(lib.kvmh_munmap(self.address + offset, size)), offset=offset, size=size
+        ).unwrap()
+        self._holes.append((offset, size))
+
+    def try_madvise(self, advice: int, offset: int = 0, size: int | None = None) -> Result[int]:
+        """madvise(2) on `size` bytes from `offset` (bytes), returning form."""
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_madvise(self.address + offset, size, advice))
+        return system_call("madvise", ret, offset=offset, size=size, advice=advice)
+
+    def try_mlock(self, offset: int = 0, size: int | None = None) -> Result[int]:
+        """mlock(2) on `size` bytes from `offset` (bytes), returning form."""
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_mlock(self.address + offset, size))
+        return system_call("mlock", ret, offset=offset, size=size)
+
+    def try_mbind(
+        self, mode: int, nodes: int, flags: int = 0, offset: int = 0, size: int | None = None
+    ) -> Result[int]:
+        """mbind(2) on `size` bytes from `offset` (bytes; default: the whole range), returning form.
+
+        `nodes` is a bit mask of NUMA nodes; 0 passes no mask at all, as MPOL_DEFAULT wants it.
+        """
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        ret = int(lib.kvmh_mbind(self.address + offset, size, mode, nodes, flags))
+        return system_call(
+            "mbind", ret, offset=offset, size=size, mode=mode, nodes=nodes, flags=flags
+        )
+
+    def memory_policy(self, offset: int = 0) -> tuple[int, int]:
+        """get_mempolicy(2) with MPOL_F_ADDR: the (policy, node mask) in force at `offset`."""
+        return self._get_mempolicy(_MPOL_F_ADDR, offset)
+
+    def node_of(self, offset: int = 0) -> int:
+        """get_mempolicy(2) with MPOL_F_NODE: the NUMA node of the page at `offset`, faulted in."""
+        return self._get_mempolicy(_MPOL_F_NODE | _MPOL_F_ADDR, offset)[0]
+
+    def _get_mempolicy(self, flags: int, offset: int) -> tuple[int, int]:
+        self._check(offset, 1)
+        policy, nodes = ffi.new("int *"), ffi.new("uint64_t *")
+        ret = int(lib.kvmh_get_mempolicy(self.address + offset, flags, policy, nodes))
+        system_call("get_mempolicy", ret, offset=offset, flags=flags).unwrap()
+        return int(policy[0]), int(nodes[0])
+
+    def close(self) -> None:
+        """Unmap the range; closing twice does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        if self._viewed is None:
+            _unmap_around(self.address, self.size, self._holes)
+            return
+        # A memoryview may still be held: what it points to has to stay memory. Anonymous pages
+        # take the file's place, and the last view's end unmaps them.
+        for address, size in _segments(self.address, self.size, self._holes):
+            lib.kvmh_mmap(
+                address,
+                size,
+                PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+                -1,
+                0,
+            )
+        self._viewed = None
+
+    def _at(self, offset: int) -> Any:
+        return ffi.cast("void *", self.address + offset)
+
+    def _check(self, offset: int, size: int) -> None:
+        if not self._open:
+            raise HarnessError(f"the mapping at {self.address:#x} is closed")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise ValueError(
+                f"bytes {offset:#x}..{offset + size:#x} lie outside a mapping of {self.size:#x}"
+            )
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Mapping {self.address:#x}+{self.size:#x}{' closed' if self.closed else ''}>"
+
+
+def _segments(address: int, size: int, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the (address, size) pairs of a range that lie around its holes."""
+    segments = []
+    position = 0
+    for offset, length in [*sorted(holes), (size, 0)]:
+        if offset > position:
+            segments.append((address + position, offset - position))
+        position = max(position, offset + length)
+    return segments
+
+
+def _unmap_around(address: int, size: int, holes: list[tuple[int, int]]) -> None:
+    for start, length in _segments(address, size, holes):
+        lib.kvmh_munmap(start, length)
+
+
+def guarded_read(address: int, size: int) -> bytes:
+    """Read `size` bytes at any address of this process; raises InaccessibleMemory on a fault."""
+    target = ffi.new("char[]", max(size, 1))
+    _guarded("read", lib.kvmh_copy, target, ffi.cast("void *", address), size)
+    return bytes(ffi.buffer(target, size))
+
+
+def guarded_write(address: int, data: bytes) -> None:
+    """Write `data` at any address of this process; raises InaccessibleMemory on a fault."""
+    _guarded("write", lib.kvmh_copy, ffi.cast("void *", address), ffi.from_buffer(data), len(data))
+
+
+def _guarded(action: str, copy: Any, to: Any, source: Any, size: int) -> None:
+    out = ffi.new("struct kvmh_copy *")
+    copy(to, source, size, out)
+    if out.signal:
+        raise InaccessibleMemory(
+            action,
+            int(out.fault_address),
+            int(out.copied),
+            signal.Signals(out.signal).name,
+            out.code,
+        )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""What one call did, and the error that says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from kvmharness.errors import HarnessError, errno_name
+
+T = TypeVar("T")
+U = TypeVar("U")
+#: What an errno usually means when it comes from KVM, where strerror() misleads.
+_KVM_MEANING = {
+    errno.EINVAL: "KVM refused an argument, or the VM is not in a state that allows this call",
+    errno.ENOTTY: "this kernel or this fd does not know the ioctl",
+    errno.EIO: "KVM or the firmware failed; a firmware code of 0 means that KVM refused",
+    errno.EFAULT: "an address could not be read or written",
+    errno.EEXIST: "the range, slot or id is in use",
+    errno.E2BIG: "the buffer given is too small for what the kernel has to return",
+    errno.EPERM: "not allowed in this VM's state or for this user",
+    errno.EBADF: "the fd is closed, or is not of the kind this call takes",
+    errno.EOPNOTSUPP: "the kernel does not support this operation here",
+    errno.ENODEV: "the object does not support this operation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[T]):
+    """What one call did.
+
+    Fields: ``name`` (the ioctl or system call), ``ret`` (what it returned, -1 on failure),
+    ``errno`` (0 when it succeeded), ``value`` (what the raising form returns), ``fw_error`` (the
+    firmware's code where the call has one), ``written_back`` (the fields the kernel advances, in
+    the struct's order, as they are after the call), ``meaning`` and ``fw_error_name`` (what this
+    call knows about its errors beyond errno).
+    """
+
+    name: str
+    ret: int
+    errno: int = 0
+    value: T | None = None
+    fw_error: int | None = None
+    written_back: tuple[int, ...] | None = None
+    meaning: str = ""
+    fw_error_name: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call succeeded."""
+        return self.errno == 0
+
+    @property
+    def errno_name(self) -> str:
+        """``EINVAL`` and the like, or ``ok``."""
+        return errno_name(self.errno)
+
+    def unwrap(self) -> T:
+        """Return the value, or raise the KvmError that says what failed."""
+        if self.errno:
+            raise KvmError(self)
+        return self.value  # type: ignore[return-value]
+
+    def with_value(self, value: U) -> Result[U]:
+        """Return the same result carrying `value`, which a failed call never has."""
+        return Result(
+            self.name,
+            self.ret,
+            self.errno,
+            None if self.errno else value,
+            self.fw_error,
+            self.written_back,
+            self.meaning,
+            self.fw_error_name,
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.errno_name}"
+        if self.fw_error:
+            text += f", firmware error {self.fw_error_name or hex(self.fw_error)}"
+        return text
+
+
+class KvmError(HarnessError, OSError):
+    """An ioctl or system call on a KVM object failed.
+
+    Attributes: ``result`` (the whole Result), ``errno``, ``fw_error`` (the firmware's code, 0 when
+    the firmware was not what failed, None where the call has none).
+    """
+
+    def __init__(self, result: Result[Any]) -> None:
+        self.result = result
+        self.fw_error = result.fw_error
+        super().__init__(result.errno, describe(result))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def describe(result: Result[Any]) -> str:
+    """Say what failed in a sentence: the ioctl, the errno, the firmware's code, what it means."""
+    meaning = result.meaning or _KVM_MEANING.get(result.errno) or os.strerror(result.errno)
+    text = f"{result.name} failed: {errno_name(result.errno)} ({meaning})"
+    if result.fw_error is not None:
+        text += f", firmware error {result.fw_error_name or hex(result.fw_error)}"
+    return text

@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: MIT
+"""The TDX launch: KVM_TDX_INIT_VM, INIT_VCPU, INIT_MEM_REGION, FINALIZE_VM (Linux 6.16).
+
+One ioctl a method; ``TdxVcpu.populate`` and ``Tdx.capabilities`` are loops around one. Facts are
+from Documentation/virt/kvm/x86/intel-tdx.rst and arch/x86/kvm/vmx/tdx.c of 7.3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any
+
+from kvmharness.errors import HarnessError
+from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ioctl import raising
+from kvmharness.kvm.result import KvmError, Result
+from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vm import Vm
+from kvmharness.launch.source import SourceBuffer
+from kvmharness.launch.tdx_status import status_name
+
+if TYPE_CHECKING:
+    from kvmharness.kvm.system import Kvm
+
+#: What KVM itself has room for (KVM_MAX_CPUID_ENTRIES).
+MAX_CPUID_ENTRIES = 256
+
+_ADDRESS_SIZES = 0x80000008
+
+
+class TdAttributes(IntFlag):
+    """A TD's attributes (TDX module ABI, "ATTRIBUTES"). KVM 7.3 takes SEPT_VE_DISABLE alone."""
+
+    DEBUG = 1 << 0
+    SEPT_VE_DISABLE = 1 << 28
+    MIGRATABLE = 1 << 29
+    PKS = 1 << 30
+    PERFMON = 1 << 63
+
+
+@dataclass(frozen=True)
+class CpuidEntry:
+    """One entry of a ``struct kvm_cpuid2``: a leaf's registers, or the bits allowed in them."""
+
+    function: int
+    index: int = 0
+    eax: int = 0
+    ebx: int = 0
+    ecx: int = 0
+    edx: int = 0
+    flags: int = 0
+
+
+@dataclass(frozen=True)
+class TdxCapabilities:
+    """What KVM_TDX_CAPABILITIES reports. ``cpuid`` has the configurable bits of each leaf."""
+
+    supported_attrs: int
+    supported_xfam: int
+    kernel_tdvmcallinfo_1_r11: int
+    user_tdvmcallinfo_1_r11: int
+    kernel_tdvmcallinfo_1_r12: int
+    user_tdvmcallinfo_1_r12: int
+    cpuid: tuple[CpuidEntry, ...]
+
+    def configure(
+        self, supported: Iterable[CpuidEntry], guest_address_bits: int = 48
+    ) -> list[CpuidEntry]:
+        """Return the CPUID for INIT_VM: what is `supported`, cut to the bits that may be set.
+
+        `guest_address_bits` (48 or 52) is passed in the leaf 0x80000008, where KVM looks for it.
+        """
+        values = {(entry.function, entry.index): entry for entry in supported}
+        configured = []
+        for allowed in self.cpuid:
+            key = (allowed.function, allowed.index)
+            value = values.get(key, CpuidEntry(*key))
+            eax = value.eax & allowed.eax
+            if allowed.function == _ADDRESS_SIZES:
+                eax = eax & ~0xFF0000 | guest_address_bits << 16
+            configured.append(
+                CpuidEntry(
+                    allowed.function,
+                    allowed.index,
+                    eax,
+                    value.ebx & allowed.ebx,
+                    value.ecx & allowed.ecx,
+                    value.edx & allowed.edx,
+                    value.flags,
+                )
+            )
+        return configured
+
+
+class TdxTry:
+    """The launch commands of a TD's VM fd, each giving a Result. Values reach KVM unchecked."""
+
+    def __init__(self, tdx: Tdx) -> None:
+        self._tdx = tdx
+
+    def get_capabilities(self, entries: int = 64, *, flags: int = 0) -> Result[TdxCapabilities]:
+        """KVM_TDX_CAPABILITIES into a buffer with room for `entries` CPUID entries.
+
+        E2BIG: too few; how many there are is not told. EINVAL: flags. May be called before INIT_VM.
+        """
+        capabilities, buffer = _with_cpuid("kvm_tdx_capabilities", entries)
+        result = self._command("KVM_TDX_CAPABILITIES", capabilities, flags)
+        value = TdxCapabilities(
+            int(capabilities.supported_attrs),
+            int(capabilities.supported_xfam),
+            int(capabilities.kernel_tdvmcallinfo_1_r11),
+            int(capabilities.user_tdvmcallinfo_1_r11),
+            int(capabilities.kernel_tdvmcallinfo_1_r12),
+            int(capabilities.user_tdvmcallinfo_1_r12),
+            tuple(_read_entries(capabilities.cpuid)) if result.ok else (),
+        )
+        del buffer  # held until here: the struct is a view of it
+        return result.with_value(value)
+
+    def init_vm(
+        self,
+        *,
+        cpuid: Sequence[CpuidEntry],
+        attributes: int = 0,
+        xfam: int = 0,
+        mrconfigid: bytes = b"",
+        mrowner: bytes = b"",
+        mrownerconfig: bytes = b"",
+        reserved: int = 0,
+        flags: int = 0,
+    ) -> Result[int]:
+        """KVM_TDX_INIT_VM: create the TD with a key of its own, and set what can't change later.
+
+        `cpuid` is as ``TdxCapabilities.configure`` gives it: only leaves that the capabilities
+        have, 0x80000008 among them. `attributes` and `xfam` lie in what the capabilities support;
+        KVM adds what the module requires. The three registers are at most 48 bytes each, reported
+        to whom the TD attests but no part of MRTD. `reserved` goes into the first reserved word,
+        for tests.
+
+        EINVAL: a second time, flags, reserved words, an attribute, xfam or CPUID leaf not
+        supported, an address width other than 48 and 52; with a status in ``fw_error``: the module
+        refused an operand, which it names. E2BIG: more than 256 entries. ENOSPC: no key left.
+        EAGAIN: no entropy. EIO: the module failed otherwise.
+        """
+        parameters, buffer = _with_cpuid("kvm_tdx_init_vm", len(cpuid))
+        parameters.attributes = attributes
+        parameters.xfam = xfam
+        ffi.memmove(parameters.mrconfigid, mrconfigid, len(mrconfigid))
+        ffi.memmove(parameters.mrowner, mrowner, len(mrowner))
+        ffi.memmove(parameters.mrownerconfig, mrownerconfig, len(mrownerconfig))
+        parameters.reserved[0] = reserved
+        _write_entries(parameters.cpuid, cpuid)
+        result = self._command("KVM_TDX_INIT_VM", parameters, flags)
+        del buffer
+        return result
+
+    def finalize_vm(self, *, flags: int = 0, data: int = 0) -> Result[int]:
+        """KVM_TDX_FINALIZE_VM: complete MRTD; from now on vCPUs may run, and memory is faulted in.
+
+        EINVAL: before INIT_VM, or a second time. EBUSY: the module was busy. EIO: it failed; then
+        the VM is dead and the kernel log has a WARN. `flags` and `data` are documented to be 0 and
+        not looked at.
+        """
+        return self._command("KVM_TDX_FINALIZE_VM", data, flags)
+
+    def command(
+        self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the VM: any sub-command; `parameters` a pointer or a number."""
+        return _issue(self._tdx.vm, number, parameters, flags, hw_error)
+
+    def _command(self, name: str, parameters: Any, flags: int) -> Result[int]:
+        result = self.command(int(getattr(lib, name)), parameters, flags=flags)
+        return dataclasses.replace(result, name=name)
+
+
+class Tdx:
+    """The launch side of a TD's VM. Not an fd of its own: the commands go to the VM fd."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.vm = vm
+
+    @property
+    def try_(self) -> TdxTry:
+        """The same commands, each giving a Result."""
+        return TdxTry(self)
+
+    get_capabilities = raising(TdxTry.get_capabilities)
+    init_vm = raising(TdxTry.init_vm)
+    finalize_vm = raising(TdxTry.finalize_vm)
+
+    def capabilities(self, entries: int = 64) -> TdxCapabilities:
+        """Ask KVM_TDX_CAPABILITIES with room for `entries`, then for more until it is enough."""
+        while True:
+            result = self.try_.get_capabilities(entries)
+            if result.errno != errno.E2BIG or entries >= MAX_CPUID_ENTRIES:
+                return result.unwrap()
+            entries = min(max(2 * entries, 1), MAX_CPUID_ENTRIES)
+
+
+def start_td(
+    vm: Vm,
+    kvm: Kvm,
+    *,
+    guest_address_bits: int = 48,
+    tsc_khz: int = 0,
+    attributes: int = 0,
+    mrconfigid: bytes = b"",
+    mrowner: bytes = b"",
+    mrownerconfig: bytes = b"",
+) -> None:
+    """Do what a TD's VM needs before its vCPUs: interrupt controller, TSC, KVM_TDX_INIT_VM.
+
+    Local APICs are in the kernel and the I/O APIC is not (split): the module takes nothing else.
+    `tsc_khz` 0 leaves the host's frequency; others are 100 MHz to 10 GHz, cut to 25 MHz. The CPUID
+    is what KVM supports, cut to what may be configured.
+    """
+    tdx = Tdx(vm)
+    vm.enable_split_irqchip()
+    if tsc_khz:
+        vm.set_tsc_khz(tsc_khz)
+    supported = cpuid_entries(kvm.get_supported_cpuid())
+    tdx.init_vm(
+        cpuid=tdx.capabilities().configure(supported, guest_address_bits),
+        attributes=attributes,
+        mrconfigid=mrconfigid,
+        mrowner=mrowner,
+        mrownerconfig=mrownerconfig,
+    )
+
+
+class TdxVcpuTry:
+    """The launch commands of a TD's vCPU fd, each giving a Result. Values reach KVM unchecked."""
+
+    def __init__(self, tdx_vcpu: TdxVcpu) -> None:
+        self._vcpu = tdx_vcpu.vcpu
+
+    def init_vcpu(self, rcx: int = 0, *, flags: int = 0) -> Result[int]:
+        """KVM_TDX_INIT_VCPU: make the TD's vCPU, whose firmware finds `rcx` in RCX.
+
+        EINVAL: before INIT_VM, after FINALIZE_VM, a second time, flags, or KVM_SET_CPUID2 has not
+        given the vCPU x2APIC. EIO: the module failed.
+        """
+        return self._command("KVM_TDX_INIT_VCPU", rcx, flags)
+
+    def init_mem_region(
+        self,
+        gpa: int,
+        pages: int,
+        *,
+        source: SourceBuffer | int | None,
+        measure: bool = True,
+        flags: int | None = None,
+        hw_error: int = 0,
+    ) -> Result[int]:
+        """KVM_TDX_INIT_MEM_REGION: add `pages` pages from `gpa` (bytes) with contents, once.
+
+        `source` is a SourceBuffer, a user address in bytes, or None for NULL; `measure` extends
+        MRTD by the contents too (KVM_TDX_MEASURE_MEMORY_REGION), else by the addresses alone.
+        `flags` overrides it. ``written_back`` is (gpa, source address, pages) as KVM leaves them:
+        advanced by what was added, also when the call fails. `hw_error` has to be 0, and is not
+        written back.
+
+        EINVAL: before INIT_VCPU, after FINALIZE_VM, flags, an unaligned or NULL source or gpa, no
+        pages, a range that wraps or is shared by its gpa, no guest_memfd slot, not private. EFAULT:
+        a source that can't be read. EINTR: a signal. EIO: added before, or the module failed.
+        """
+        region = ffi.new("struct kvm_tdx_init_mem_region *")
+        region.source_addr = _address(source)
+        region.gpa = gpa
+        region.nr_pages = pages
+        bits = lib.KVM_TDX_MEASURE_MEMORY_REGION if measure else 0
+        result = self._command(
+            "KVM_TDX_INIT_MEM_REGION", region, bits if flags is None else flags, hw_error
+        )
+        meaning = {
+            errno.EIO: "the first page left was added before, or the TDX module failed on it",
+            errno.EINVAL: "before INIT_VCPU or after FINALIZE_VM, or an argument that is not "
+            "allowed, or the first page left has no guest_memfd slot or is not private",
+        }
+        return dataclasses.replace(
+            result,
+            meaning=meaning.get(result.errno, ""),
+            written_back=(int(region.gpa), int(region.source_addr), int(region.nr_pages)),
+        )
+
+    def get_cpuid(self, entries: int = MAX_CPUID_ENTRIES) -> Result[list[CpuidEntry]]:
+        """KVM_TDX_GET_CPUID: the CPUID that the module shows this TD, into `entries` entries.
+
+        E2BIG: too few; ``written_back`` then has how many it takes. EINVAL: before INIT_VM, after
+        FINALIZE_VM. EIO: the module does not tell its highest leaf.
+        """
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": entries})
+        cpuid.nent = entries
+        result = self._command("KVM_TDX_GET_CPUID", cpuid, 0)
+        result = dataclasses.replace(result, written_back=(int(cpuid.nent),))
+        return result.with_value(list(_read_entries(cpuid)) if result.ok else [])
+
+    def command(
+        self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the vCPU: any sub-command; `parameters` pointer or number."""
+        return _issue(self._vcpu, number, parameters, flags, hw_error)
+
+    def _command(self, name: str, parameters: Any, flags: int, hw_error: int = 0) -> Result[int]:
+        number = int(getattr(lib, name))
+        result = self.command(number, parameters, flags=flags, hw_error=hw_error)
+        return dataclasses.replace(result, name=name)
+
+
+class TdxVcpu:
+    """The launch side of a TD's vCPU; memory is added through one, since KVM maps it there."""
+
+    def __init__(self, vcpu: Vcpu) -> None:
+        self.vcpu = vcpu
+
+    @property
+    def try_(self) -> TdxVcpuTry:
+        """The same commands, each giving a Result."""
+        return TdxVcpuTry(self)
+
+    init_vcpu = raising(TdxVcpuTry.init_vcpu)
+    init_mem_region = raising(TdxVcpuTry.init_mem_region)
+    get_cpuid = raising(TdxVcpuTry.get_cpuid)
+
+    def set_cpuid_of_td(self) -> None:
+        """KVM_SET_CPUID2 of what KVM_TDX_GET_CPUID says, so that KVM and the module agree.
+
+        To be done before INIT_VCPU, which looks for x2APIC in it.
+        """
+        self.vcpu.set_cpuid2(cpuid2(self.get_cpuid()))
+
+    def populate(
+        self,
+        gpa: int,
+        pages: int,
+        *,
+        source: SourceBuffer | int | None,
+        measure: bool = True,
+    ) -> int:
+        """INIT_MEM_REGION until `pages` pages from `gpa` (bytes) are added; returns the calls.
+
+        Goes on from the progress written back when a signal stopped a call. KvmError for any other
+        failure: its ``result.written_back`` is where it stopped, and what was added stays so.
+        HarnessError when a call succeeds with pages left, which a kernel must not do.
+        """
+        address = _address(source)
+        calls = 0
+        while pages:
+            result = self.try_.init_mem_region(gpa, pages, source=address, measure=measure)
+            calls += 1
+            before = pages
+            gpa, address, pages = result.written_back or (gpa, address, pages)
+            if result.errno not in (0, errno.EINTR, errno.EAGAIN):
+                raise KvmError(result)
+            if result.ok and pages:
+                raise HarnessError(
+                    f"INIT_MEM_REGION returned 0 with {pages} of {before} pages left at {gpa:#x}"
+                )
+        return calls
+
+
+def cpuid2(entries: Sequence[CpuidEntry]) -> Any:
+    """Return the ``struct kvm_cpuid2 *`` with `entries`, for KVM_SET_CPUID2."""
+    cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": len(entries)})
+    _write_entries(cpuid, entries)
+    return cpuid
+
+
+def cpuid_entries(cpuid: Any) -> list[CpuidEntry]:
+    """Return the entries of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``."""
+    return list(_read_entries(cpuid))
+
+
+def _with_cpuid(name: str, entries: int) -> tuple[Any, Any]:
+    """Return a zeroed struct that ends in a kvm_cpuid2 of `entries` entries, and its memory."""
+    size = ffi.sizeof(f"struct {name}") + entries * ffi.sizeof("struct kvm_cpuid_entry2")
+    buffer = ffi.new("char[]", size)
+    made = ffi.cast(f"struct {name} *", buffer)
+    made.cpuid.nent = entries
+    return made, buffer
+
+
+# struct kvm_cpuid_entry2: function, index, flags, the registers, three words of padding.
+_ENTRY = struct.Struct("<7I12x")
+
+
+def _entries_of(cpuid: Any, count: int) -> Any:
+    """Return the memory of a kvm_cpuid2's first `count` entries, which follow its header."""
+    # Field by field is slow where the processor is emulated: a launch moves some 200 entries.
+    start = ffi.cast("char *", ffi.addressof(cpuid, "entries"))
+    return ffi.buffer(start, count * _ENTRY.size)
+
+
+def _read_entries(cpuid: Any) -> Iterable[CpuidEntry]:
+    for entry in _ENTRY.iter_unpack(_entries_of(cpuid, cpuid.nent)):
+        function, index, flags, eax, ebx, ecx, edx = entry
+        yield CpuidEntry(function, index, eax, ebx, ecx, edx, flags)
+
+
+def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
+    cpuid.nent = len(entries)
+    _entries_of(cpuid, len(entries))[:] = b"".join(
+        _ENTRY.pack(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries
+    )
+
+
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, for traces.
+_COMMAND_NAMES = {
+    int(getattr(lib, name)): name
+    for name in (
+        "KVM_TDX_CAPABILITIES",
+        "KVM_TDX_INIT_VM",
+        "KVM_TDX_INIT_VCPU",
+        "KVM_TDX_INIT_MEM_REGION",
+        "KVM_TDX_FINALIZE_VM",
+        "KVM_TDX_GET_CPUID",
+    )
+}
+
+
+def _issue(
+    target: Vm | Vcpu, number: int, parameters: Any, flags: int, hw_error: int
+) -> Result[int]:
+    command = ffi.new("struct kvm_tdx_cmd *")
+    command.id = number
+    command.flags = flags
+    is_pointer = isinstance(parameters, ffi.CData)
+    command.data = int(ffi.cast("uintptr_t", parameters)) if is_pointer else parameters or 0
+    command.hw_error = hw_error
+    shown = parameters if is_pointer else command
+    name = _COMMAND_NAMES.get(number, str(number))
+    result = target.try_.memory_encrypt_op(command, show=shown, name=name)
+    # What was passed in and left there is nothing that the module said.
+    status = 0 if result.fw_error == hw_error else result.fw_error or 0
+    return dataclasses.replace(result, fw_error=status, fw_error_name=status_name(status))
+
+
+def _address(source: SourceBuffer | int | None) -> int:
+    if source is None:
+        return 0
+    return source if isinstance(source, int) else source.address

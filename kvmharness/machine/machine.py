@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Machine: a VM with its memory and vCPUs, which reads, writes, runs and closes them as one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from kvmharness.errors import HarnessError
+from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.mapping import (
+    Mapping,
+)
+from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vm import Vm, VmTry
+from kvmharness.launch.sev import SevDevice, Snp, SnpTry
+from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
+from kvmharness.machine.cpu_mode import enter
+from kvmharness.machine.entry import PayloadPlan
+from kvmharness.machine.payload import Mode, Payload
+from kvmharness.machine.running import PayloadRun, VcpuThread, run_payload
+from kvmharness.machine.slot import Slot
+
+#: How long closing a machine waits for its vCPUs to leave KVM_RUN.
+_LEAVE_SECONDS = 15.0
+
+
+class MachineTry(VmTry):
+    """The calls of a Machine, each giving a Result; ``snp`` has the launch commands'."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._machine = machine
+
+    @property
+    def snp(self) -> SnpTry:
+        """The SEV, SEV-ES or SNP launch commands, returning form."""
+        return self._machine.snp.try_
+
+    @property
+    def tdx(self) -> TdxTry:
+        """The launch commands of a TD's VM fd, returning form."""
+        return self._machine.tdx.try_
+
+
+class Machine(Vm):
+    """A VM with its memory and vCPUs. Closing it closes all of them, running vCPUs first kicked."""
+
+    def __init__(self, fd: int, vcpu_mmap_size: int, vm_type: int) -> None:
+        super().__init__(fd, vcpu_mmap_size, vm_type)
+        self.slots: list[Slot] = []
+        self.vcpus: list[Vcpu] = []
+        self.threads: list[VcpuThread] = []
+        #: gpa (bytes) of the PML4 that the payloads of long mode use, None if there is none.
+        self.page_table: int | None = None
+        self._owned = ExitStack()
+        self._sev: SevDevice | None = None
+
+    @property
+    def try_(self) -> MachineTry:
+        """The same calls, each giving a Result."""
+        return MachineTry(self)
+
+    @property
+    def snp(self) -> Snp:
+        """The SEV, SEV-ES or SNP launch commands. MissingCapability without /dev/sev."""
+        if self._sev is None:
+            self._sev = SevDevice.open()
+            self.own(self._sev)
+        return Snp(self, self._sev.fileno())
+
+    @property
+    def tdx(self) -> Tdx:
+        """The launch commands of a TD's VM fd."""
+        return Tdx(self)
+
+    def tdx_vcpu(self, index: int = 0) -> TdxVcpu:
+        """The launch commands of a TD's vCPU fd: KVM_TDX_INIT_VCPU, INIT_MEM_REGION."""
+        return TdxVcpu(self.vcpus[index])
+
+    def own(self, *things: OwnedFd | Mapping) -> None:
+        """Have `things` closed with the machine, the last first."""
+        for thing in things:
+            self._owned.callback(thing.close)
+
+    def slot_at(self, gpa: int, size: int = 1) -> Slot:
+        """Return the slot that holds `size` bytes from `gpa`; ValueError if none does."""
+        for slot in self.slots:
+            if slot.holds(gpa, size):
+                return slot
+        raise ValueError(f"no memslot holds {gpa:#x}..{gpa + size:#x}")
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Return `size` bytes of guest memory from `gpa` as the host sees them, guarded."""
+        slot = self.slot_at(gpa, size)
+        return slot.mapping.read(gpa - slot.gpa, size)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Write `data` to guest memory at `gpa` through the host's mapping, guarded.
+
+        With an in-place guest_memfd this is how it is filled: no source page, no copy by KVM.
+        """
+        slot = self.slot_at(gpa, len(data))
+        slot.mapping.write(gpa - slot.gpa, data)
+
+    def enter(
+        self,
+        payload: str | Payload,
+        mode: Mode | str | None = None,
+        *,
+        vcpu: int = 0,
+        load_gpa: int | None = None,
+        **arguments: int,
+    ) -> None:
+        """Load a payload and set up one vCPU to begin it, whatever the vCPU did before.
+
+        As ``VmBuilder.payload``, on a machine that is there already; its page tables are those
+        of the builder, so a payload of long mode needs one to have been built in.
+        """
+        plan = PayloadPlan.of(payload, mode, vcpu, load_gpa, arguments)
+        if self.vcpus[vcpu].kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
+            self.vcpus[vcpu].settle()
+        self._enter(plan)
+
+    def _enter(self, plan: PayloadPlan) -> None:
+        if plan.mode is not Mode.REAL and self.page_table is None:
+            raise HarnessError(
+                f"payload {plan.payload.name} needs page tables: build with payload()"
+            )
+        self.write(plan.load_gpa, plan.payload.image)
+        entry = plan.payload.entry - plan.payload.load_gpa + plan.load_gpa
+        for vcpu in self.vcpus if plan.vcpu is None else [self.vcpus[plan.vcpu]]:
+            enter(vcpu, plan.mode, entry, page_table=self.page_table or 0, **plan.registers)
+
+    def run(self, timeout: float = 5.0, vcpu: int = 0) -> PayloadRun:
+        """Run the payload of one vCPU on this thread, for at most `timeout` seconds."""
+        return run_payload(self.vcpus[vcpu], timeout)
+
+    def start(self, vcpu: int = 0, timeout: float = 5.0) -> VcpuThread:
+        """Run the payload of one vCPU on a thread of its own, for at most `timeout` seconds."""
+        thread = VcpuThread(self.vcpus[vcpu], timeout)
+        self.threads = [started for started in self.threads if started.running]
+        self.threads.append(thread)
+        return thread
+
+    def run_all(self, timeout: float = 5.0) -> list[PayloadRun]:
+        """Run all vCPUs at once, each on its thread, and return what each did, by index."""
+        threads = [self.start(vcpu.id, timeout) for vcpu in self.vcpus]
+        return [thread.join() for thread in threads]
+
+    def close(self) -> None:
+        """Stop the vCPUs, then close them, the memory and the VM.
+
+        HarnessError, with nothing closed, if a vCPU's thread can't be made to leave KVM_RUN.
+        """
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        for thread in getattr(self, "threads", ()):
+            # The thread's own error belongs to join(); here it only has to leave the guest.
+            if not thread.leave(deadline):
+                raise HarnessError(
+                    f"vCPU {thread.vcpu.id} did not leave KVM_RUN within "
+                    f"{_LEAVE_SECONDS:g} s: the machine is not closed"
+                )
+        if hasattr(self, "_owned"):
+            self._owned.close()
+        super().close()

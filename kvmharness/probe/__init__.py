@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What a host offers, and which paths of the suite would run there."""

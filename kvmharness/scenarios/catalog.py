@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Which scenarios there are, by VM type: each type's are declared in a module of their own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from kvmharness.errors import UsageError
+from kvmharness.kvm.vmtypes import VmType
+from kvmharness.scenarios.engine import SCENARIOS, Scenario
+
+#: Where the scenarios of a VM type are declared.
+_HOMES = {VmType.DEFAULT: "guest_memfd", VmType.SNP: "snp", VmType.TDX: "tdx"}
+
+
+def vm_types() -> list[VmType]:
+    """Return the VM types that have scenarios."""
+    return sorted(_HOMES)
+
+
+def scenarios(vm_type: VmType) -> dict[str, Scenario]:
+    """Return the scenarios of one VM type, by id, in the order they are declared."""
+    if vm_type not in vm_types():
+        known = ", ".join(known.label for known in vm_types())
+        raise UsageError(f"no scenarios for {vm_type.label} VMs; there are some for: {known}")
+    import_module(f"kvmharness.scenarios.{_HOMES[vm_type]}")
+    return {name: found for name, found in SCENARIOS.items() if found.vm_type is vm_type}
+
+
+def all_scenarios() -> dict[str, Scenario]:
+    """Return every scenario of every VM type, by id."""
+    return {name: found for vm_type in vm_types() for name, found in scenarios(vm_type).items()}

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""Scenarios as tests: one parametrized test each, held to the running kernel's contract."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvmharness.contract import rows as contract
+from kvmharness.kvm.vmtypes import VmType
+from kvmharness.scenarios import catalog
+from kvmharness.scenarios.engine import Scenario, observe
+
+if TYPE_CHECKING:
+    from kvmharness.kvm.system import Kvm
+
+
+def parameters(vm_type: VmType) -> list[Any]:
+    """Return what ``pytest.mark.parametrize("scenario", ...)`` takes for all of a VM type's."""
+    found = []
+    for scenario in catalog.scenarios(vm_type).values():
+        marks = [pytest.mark.scenario(scenario.id), pytest.mark.requires_vm_type(vm_type.label)]
+        if scenario.destructive:
+            marks.append(pytest.mark.destructive)
+        found.append(pytest.param(scenario, id=scenario.id, marks=marks))
+    return found
+
+
+def hold_to_contract(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> None:
+    """Observe `scenario`, record the outcome, and fail the test if it breaks the contract.
+
+    ``KVMHARNESS_CONTRACT`` names the release whose contract counts; by default the running one.
+    The launch digest has to be what the scenario's steps make it, where both are known.
+    """
+    outcome = observe(scenario, kvm)
+    record["outcome"] = outcome.as_json()
+    release = os.environ.get("KVMHARNESS_CONTRACT") or os.uname().release
+    if broken := contract.load().mismatch(outcome, release):
+        pytest.fail(broken, pytrace=False)
+    if None not in (outcome.digest, outcome.predicted_digest) and (
+        outcome.digest != outcome.predicted_digest
+    ):
+        pytest.fail(
+            f"{scenario.id}: the launch digest is {outcome.digest}, the pages that were "
+            f"populated make {outcome.predicted_digest}",
+            pytrace=False,
+        )

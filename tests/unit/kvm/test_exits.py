@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""Each exit type, decoded from a struct kvm_run filled by hand."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kvmharness.kvm import exits
+from kvmharness.kvm.exits import (
+    REASON_NAMES,
+    DebugExit,
+    Exit,
+    FailEntryExit,
+    HltExit,
+    HypercallExit,
+    InternalErrorExit,
+    InterruptedExit,
+    IoExit,
+    MemoryFaultExit,
+    MmioExit,
+    MsrExit,
+    ShutdownExit,
+    SystemEventExit,
+    UnknownExit,
+    read_exit,
+)
+from kvmharness.kvm.ffi import ffi, lib
+
+IO_DATA = 4096  # where KVM puts a port access's data: the page behind struct kvm_run
+
+
+@pytest.fixture
+def run() -> Iterator[Any]:
+    """A struct kvm_run with a page of port data behind it, all of it 0xEE."""
+    memory = ffi.new("char[]", 2 * 4096)
+    ffi.buffer(memory)[:] = b"\xee" * 8192
+    yield ffi.cast("struct kvm_run *", memory)
+    ffi.release(memory)
+
+
+def port_data(run: Any, data: bytes) -> None:
+    ffi.memmove(ffi.cast("char *", run) + IO_DATA, data, len(data))
+
+
+def fill_io(run: Any, direction: int, size: int, count: int) -> None:
+    run.exit_reason = lib.KVM_EXIT_IO
+    run.io.direction = direction
+    run.io.port = 0x3F8
+    run.io.size = size
+    run.io.count = count
+    run.io.data_offset = IO_DATA
+
+
+def test_out(run: Any) -> None:
+    fill_io(run, lib.KVM_EXIT_IO_OUT, 2, 3)
+    port_data(run, b"abcdef")
+    wanted = IoExit(lib.KVM_EXIT_IO, True, 0x3F8, 2, 3, b"abcdef", IO_DATA)
+    assert read_exit(run) == wanted
+    assert read_exit(run).name == "KVM_EXIT_IO"
+
+
+def test_in_has_no_data_yet(run: Any) -> None:
+    fill_io(run, lib.KVM_EXIT_IO_IN, 4, 1)
+    assert read_exit(run) == IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 4, 1, b"", IO_DATA)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_mmio(run: Any, size: int) -> None:
+    run.exit_reason = lib.KVM_EXIT_MMIO
+    run.mmio.phys_addr = 0xFFFF_FFFF_F000
+    run.mmio.len = size
+    ffi.buffer(run.mmio.data)[:] = b"12345678"
+    run.mmio.is_write = 1
+    data = b"12345678"[:size]
+    assert read_exit(run) == MmioExit(lib.KVM_EXIT_MMIO, True, 0xFFFF_FFFF_F000, size, data)
+    run.mmio.is_write = 0
+    assert read_exit(run) == MmioExit(lib.KVM_EXIT_MMIO, False, 0xFFFF_FFFF_F000, size, b"")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (lib.KVM_EXIT_HLT, HltExit),
+        (lib.KVM_EXIT_SHUTDOWN, ShutdownExit),
+        (lib.KVM_EXIT_INTR, InterruptedExit),
+    ],
+)
+def test_exits_without_data(run: Any, reason: int, kind: type[Exit]) -> None:
+    run.exit_reason = reason
+    exit_ = read_exit(run)
+    assert type(exit_) is kind
+    assert exit_ == kind(reason)
+
+
+def test_fail_entry(run: Any) -> None:
+    run.exit_reason = lib.KVM_EXIT_FAIL_ENTRY
+    run.fail_entry.hardware_entry_failure_reason = 0x8000_0021
+    run.fail_entry.cpu = 5
+    assert read_exit(run) == FailEntryExit(lib.KVM_EXIT_FAIL_ENTRY, 0x8000_0021, 5)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 0), (2, 2), (16, 16), (1000, 16)])
+def test_internal_error(run: Any, count: int, shown: int) -> None:
+    run.exit_reason = lib.KVM_EXIT_INTERNAL_ERROR
+    run.internal.suberror = lib.KVM_INTERNAL_ERROR_EMULATION
+    run.internal.ndata = count
+    for index in range(16):
+        run.internal.data[index] = 100 + index
+    wanted = tuple(range(100, 100 + shown))
+    assert read_exit(run) == InternalErrorExit(lib.KVM_EXIT_INTERNAL_ERROR, 1, wanted)
+
+
+@pytest.mark.parametrize("number", [errno.EFAULT, 133])
+def test_memory_fault(run: Any, number: int) -> None:
+    run.exit_reason = lib.KVM_EXIT_MEMORY_FAULT
+    run.memory_fault.flags = lib.KVM_MEMORY_EXIT_FLAG_PRIVATE
+    run.memory_fault.gpa = 1 << 40
+    run.memory_fault.size = 4096
+    exit_ = read_exit(run, number)
+    assert exit_ == MemoryFaultExit(
+        lib.KVM_EXIT_MEMORY_FAULT, lib.KVM_MEMORY_EXIT_FLAG_PRIVATE, 1 << 40, 4096, number
+    )
+    assert isinstance(exit_, MemoryFaultExit)
+    assert exit_.wants_private
+    run.memory_fault.flags = 0
+    again = read_exit(run, number)
+    assert isinstance(again, MemoryFaultExit)
+    assert not again.wants_private
+
+
+def test_hypercall(run: Any) -> None:
+    run.exit_reason = lib.KVM_EXIT_HYPERCALL
+    run.hypercall.nr = 12
+    for index in range(6):
+        run.hypercall.args[index] = index + 2**63
+    run.hypercall.flags = 1
+    arguments = tuple(index + 2**63 for index in range(6))
+    assert read_exit(run) == HypercallExit(lib.KVM_EXIT_HYPERCALL, 12, arguments, 1)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (16, 16), (99, 16)])
+def test_system_event(run: Any, count: int, shown: int) -> None:
+    run.exit_reason = lib.KVM_EXIT_SYSTEM_EVENT
+    run.system_event.type = lib.KVM_SYSTEM_EVENT_SEV_TERM
+    run.system_event.ndata = count
+    for index in range(16):
+        run.system_event.data[index] = index
+    wanted = SystemEventExit(
+        lib.KVM_EXIT_SYSTEM_EVENT, lib.KVM_SYSTEM_EVENT_SEV_TERM, tuple(range(shown))
+    )
+    assert read_exit(run) == wanted
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_write"), [(lib.KVM_EXIT_X86_RDMSR, False), (lib.KVM_EXIT_X86_WRMSR, True)]
+)
+def test_msr(run: Any, reason: int, is_write: bool) -> None:
+    run.exit_reason = reason
+    run.msr.index = 0xC000_0080
+    run.msr.data = 2**64 - 1
+    run.msr.reason = lib.KVM_MSR_EXIT_REASON_FILTER
+    wanted = MsrExit(reason, is_write, 0xC000_0080, 2**64 - 1, lib.KVM_MSR_EXIT_REASON_FILTER)
+    assert read_exit(run) == wanted
+
+
+def test_debug(run: Any) -> None:
+    run.exit_reason = lib.KVM_EXIT_DEBUG
+    run.debug.arch.exception = 1
+    run.debug.arch.pc = 0x1_0000
+    run.debug.arch.dr6 = 0x4000
+    run.debug.arch.dr7 = 0x400
+    assert read_exit(run) == DebugExit(lib.KVM_EXIT_DEBUG, 1, 0x1_0000, 0x4000, 0x400)
+
+
+@pytest.mark.parametrize("reason", [lib.KVM_EXIT_DIRTY_RING_FULL, lib.KVM_EXIT_NOTIFY, 9999])
+def test_another_reason_is_unknown_and_shows_its_bytes(run: Any, reason: int) -> None:
+    run.exit_reason = reason
+    start = ffi.cast("char *", ffi.addressof(run, "io"))
+    ffi.memmove(start, b"first bytes", 11)
+    exit_ = read_exit(run)
+    assert isinstance(exit_, UnknownExit)
+    assert exit_.reason == reason
+    assert exit_.raw == b"first bytes".ljust(256, b"\xee")
+
+
+def test_every_exit_type_is_tested_here() -> None:
+    kinds = {kind for kind in vars(exits).values() if isinstance(kind, type)}
+    known = {kind for kind in kinds if issubclass(kind, Exit)} - {Exit}
+    assert {kind.__name__ for kind in known} <= set(globals())
+
+
+def test_every_constant_of_a_reason_has_its_name() -> None:
+    for name in ("IO", "MMIO", "HLT", "SHUTDOWN", "MEMORY_FAULT", "X86_RDMSR", "DEBUG", "TDX"):
+        if hasattr(lib, f"KVM_EXIT_{name}"):
+            assert REASON_NAMES[getattr(lib, f"KVM_EXIT_{name}")] == f"KVM_EXIT_{name}"
+    # 0 and 1 are also KVM_EXIT_IO_IN and _OUT, values inside an exit.
+    assert REASON_NAMES[0] == "KVM_EXIT_UNKNOWN"
+    assert REASON_NAMES[1] == "KVM_EXIT_EXCEPTION"
+    assert Exit(12345).name == "KVM_EXIT 12345"
+
+
+def test_exits_compare_and_can_be_kept_in_sets(run: Any) -> None:
+    run.exit_reason = lib.KVM_EXIT_HLT
+    assert len({read_exit(run), read_exit(run)}) == 1

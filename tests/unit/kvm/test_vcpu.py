@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: MIT
+"""How run() turns what KVM_RUN returned into exits and errors, and keeps kicks and deadlines.
+
+KVM_RUN is played by a list of steps; the vCPU's fd is a memfd, so that it can be mapped.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kvmharness.errors import HarnessError, RunTimeout
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.exits import HltExit, InterruptedExit, IoExit, MemoryFaultExit, MmioExit
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.result import KvmError
+from kvmharness.kvm.vcpu import Vcpu
+
+MMAP_SIZE = 12288
+Step = Callable[[Any], int] | int
+
+
+@pytest.fixture
+def vcpu() -> Iterator[Vcpu]:
+    fd = os.memfd_create("vcpu", os.MFD_CLOEXEC)
+    os.truncate(fd, MMAP_SIZE)
+    with Vcpu(fd, 0, MMAP_SIZE) as made:
+        yield made
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """What KVM_RUN is to do, call by call: a return value, or a function of struct kvm_run."""
+    todo: list[Step] = []
+
+    def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
+        step = todo.pop(0)
+        return step(kvm_run) if callable(step) else step
+
+    monkeypatch.setattr(ioctl, "run", run)
+    return todo
+
+
+def exits_with(reason: int, ret: int = 0) -> Callable[[Any], int]:
+    def step(kvm_run: Any) -> int:
+        kvm_run.exit_reason = reason
+        return ret
+
+    return step
+
+
+def test_an_exit_is_decoded(vcpu: Vcpu, steps: list[Step]) -> None:
+    steps.append(exits_with(lib.KVM_EXIT_HLT))
+    assert isinstance(vcpu.run(1), HltExit)
+
+
+def test_an_interruption_by_somebody_else_goes_on(vcpu: Vcpu, steps: list[Step]) -> None:
+    steps += [-errno.EINTR, -errno.EINTR, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(1), HltExit)
+    assert steps == []
+
+
+def test_the_end_of_a_slice_is_not_the_deadline(vcpu: Vcpu, steps: list[Step]) -> None:
+    steps += [-errno.ETIME, -errno.ETIME, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(60), HltExit)
+
+
+def test_no_slice_is_longer_than_what_is_left(vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
+        given.append(timeout_ns)
+        time.sleep(max(timeout_ns, 0) / 1e9)
+        return -errno.ETIME
+
+    monkeypatch.setattr(ioctl, "run", run)
+    with pytest.raises(RunTimeout):
+        vcpu.run(0.3)
+    assert given[0] == 250_000_000
+    assert len(given) >= 2
+    assert all(timeout <= 50_000_000 for timeout in given[1:])
+
+
+def test_a_timeout_names_the_vcpu_and_the_seconds(vcpu: Vcpu, steps: list[Step]) -> None:
+    steps.append(-errno.ETIME)
+    with pytest.raises(RunTimeout, match=r"vCPU 0 did not exit within 1e-09 s"):
+        vcpu.run(1e-9)
+
+
+@pytest.mark.parametrize("number", [errno.EFAULT, 133])
+def test_a_memory_fault_comes_with_an_errno(vcpu: Vcpu, steps: list[Step], number: int) -> None:
+    steps.append(exits_with(lib.KVM_EXIT_MEMORY_FAULT, -number))
+    exit_ = vcpu.run(1)
+    assert isinstance(exit_, MemoryFaultExit)
+    assert exit_.errno == number
+
+
+def test_an_efault_without_the_exit_is_an_error(vcpu: Vcpu, steps: list[Step]) -> None:
+    """What is left in kvm_run from an earlier exit must not be taken for this one's."""
+    steps.append(exits_with(lib.KVM_EXIT_IO, -errno.EFAULT))
+    with pytest.raises(KvmError, match="KVM_RUN failed: EFAULT"):
+        vcpu.run(1)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOEXEC, errno.EAGAIN])
+def test_other_failures_are_errors(vcpu: Vcpu, steps: list[Step], number: int) -> None:
+    steps.append(exits_with(lib.KVM_EXIT_MEMORY_FAULT, -number))
+    with pytest.raises(KvmError) as failed:
+        vcpu.run(1)
+    assert failed.value.errno == number
+    assert failed.value.result.name == "KVM_RUN"
+
+
+# ------------------------------------------------------------------ kicks
+
+
+def test_a_kick_before_the_run_sets_immediate_exit(vcpu: Vcpu, steps: list[Step]) -> None:
+    vcpu.kick()
+    assert vcpu.kvm_run.immediate_exit == 1
+    steps.append(-errno.EINTR)
+    assert isinstance(vcpu.run(1), InterruptedExit)
+    assert vcpu.kvm_run.immediate_exit == 0
+
+
+def test_a_kick_that_an_exit_overtakes_ends_the_next_run(vcpu: Vcpu, steps: list[Step]) -> None:
+    def kicked_meanwhile(kvm_run: Any) -> int:
+        vcpu.kick()
+        kvm_run.exit_reason = lib.KVM_EXIT_HLT
+        return 0
+
+    steps += [kicked_meanwhile, -errno.EINTR, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(1), HltExit)
+    assert vcpu.kvm_run.immediate_exit == 1
+    assert isinstance(vcpu.run(1), InterruptedExit)
+    assert isinstance(vcpu.run(1), HltExit)
+
+
+def test_a_kick_at_the_deadline_is_a_kick(vcpu: Vcpu, steps: list[Step]) -> None:
+    def kicked_at_the_end(kvm_run: Any) -> int:
+        vcpu.kick()
+        kvm_run.immediate_exit = 0  # as the deadline's own clearing would
+        return -errno.ETIME
+
+    steps += [kicked_at_the_end, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(1e-9), InterruptedExit)
+    assert isinstance(vcpu.run(1), HltExit)
+
+
+# ------------------------------------------------------------------ one thread at a time
+
+
+def test_a_second_run_is_refused_while_the_first_lasts(vcpu: Vcpu, steps: list[Step]) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(kvm_run: Any) -> int:
+        inside.set()
+        assert leave.wait(10)
+        kvm_run.exit_reason = lib.KVM_EXIT_HLT
+        return 0
+
+    steps.append(wait)
+    thread = threading.Thread(target=vcpu.run, args=(10,))
+    thread.start()
+    assert inside.wait(10)
+    with pytest.raises(HarnessError, match="is being run by thread"):
+        vcpu.run(1)
+    with pytest.raises(HarnessError, match="is being run by thread"):
+        vcpu.settle()
+    leave.set()
+    thread.join(10)
+    steps.append(exits_with(lib.KVM_EXIT_HLT))
+    assert isinstance(vcpu.run(1), HltExit)
+
+
+def test_closing_waits_for_the_thread_inside(vcpu: Vcpu, steps: list[Step]) -> None:
+    inside = threading.Event()
+    order: list[str] = []
+
+    def wait(kvm_run: Any) -> int:
+        inside.set()
+        for _ in range(1000):
+            if kvm_run.immediate_exit:  # the kick
+                order.append("left")
+                return -errno.EINTR
+            time.sleep(0.005)
+        raise AssertionError("nobody kicked")
+
+    steps.append(wait)
+    thread = threading.Thread(target=vcpu.run, args=(10,))
+    thread.start()
+    assert inside.wait(10)
+    vcpu.close()
+    order.append("closed")
+    thread.join(10)
+    assert order == ["left", "closed"]
+
+
+def test_a_closed_vcpu_runs_no_more(vcpu: Vcpu, steps: list[Step]) -> None:
+    vcpu.close()
+    with pytest.raises(KvmError, match="EBADF"):
+        vcpu.run(1)
+    with pytest.raises(KvmError, match="EBADF"):
+        vcpu.settle()
+    vcpu.kick()
+
+
+# ------------------------------------------------------------------ answers
+
+
+def test_answers_go_where_the_kernel_reads_them(vcpu: Vcpu) -> None:
+    run = vcpu.kvm_run
+    io = IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 2, 2, b"", 4096)
+    vcpu.complete_io(io, b"123456")
+    assert vcpu._mapping.read(4096, 6) == b"1234\0\0"  # no more than the access takes
+    vcpu.complete_io(MmioExit(lib.KVM_EXIT_MMIO, False, 0, 8, b""), b"12345678999")
+    assert bytes(run.mmio.data) == b"12345678"
+    vcpu.complete_msr(0x1234)
+    assert (run.msr.data, run.msr.error) == (0x1234, 0)
+    vcpu.complete_msr(error=True)
+    assert (run.msr.data, run.msr.error) == (0, 1)
+    vcpu.complete_hypercall(2**64 - 1)
+    assert run.hypercall.ret == 2**64 - 1
+
+
+def test_settling_runs_with_immediate_exit_until_interrupted(vcpu: Vcpu, steps: list[Step]) -> None:
+    seen: list[int] = []
+
+    def look(ret: int) -> Callable[[Any], int]:
+        def step(kvm_run: Any) -> int:
+            seen.append(kvm_run.immediate_exit)
+            return ret
+
+        return step
+
+    steps += [look(0), look(0), look(-errno.EINTR)]
+    vcpu.settle()
+    assert seen == [1, 1, 1]
+    assert vcpu.kvm_run.immediate_exit == 0
+    steps.append(look(-errno.EIO))
+    with pytest.raises(KvmError, match="KVM_RUN failed: EIO"):
+        vcpu.settle()
+
+
+def test_settling_keeps_a_kick_for_the_next_run(vcpu: Vcpu, steps: list[Step]) -> None:
+    vcpu.kick()
+    steps.append(-errno.EINTR)
+    vcpu.settle()
+    assert vcpu.kvm_run.immediate_exit == 1
+
+
+# ------------------------------------------------------------------ the shim's own deadline
+
+
+def test_the_real_ioctl_on_a_file_that_is_no_vcpu(vcpu: Vcpu) -> None:
+    with pytest.raises(KvmError, match="KVM_RUN failed: ENOTTY"):
+        vcpu.run(5)
+
+
+def test_no_timer_is_left_behind(vcpu: Vcpu) -> None:
+    """Each run makes a timer, which counts against RLIMIT_SIGPENDING until it is deleted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (min(soft, 1000), hard))
+    try:
+        for _ in range(3000):
+            assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) == -errno.ENOTTY
+    finally:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, hard))
+    assert vcpu.kvm_run.immediate_exit == 0
