@@ -6,7 +6,6 @@ Exit status: 0 passed, 1 failed, 2 usage, 4 nothing could run (kselftest's skip)
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from importlib import import_module
@@ -17,11 +16,7 @@ import click
 
 import kvmharness
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
-
-FAILED = 1
-USAGE = 2
-NOTHING_RAN = 4
-INTERRUPTED = 130
+from kvmharness.exit_status import FAILED, INTERRUPTED, NOTHING_RAN, USAGE
 
 #: Where each command lives, and its line of help: --help and one command load nothing else.
 COMMANDS = {
@@ -84,22 +79,11 @@ class _LazyGroup(click.Group):
 def cli(ctx: click.Context, trace: str | None) -> None:
     """Drive KVM's guest_memfd and confidential-VM launch ioctls, and test what a kernel does."""
     if trace is not None:
+        from kvmharness.commands.trace import start_trace
+
         start_trace(trace)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-def start_trace(path: str) -> None:
-    """Have this process and its children write their ioctls to `path`, which is emptied first.
-
-    By the environment: kvmharness.ioctl reads it when it is imported, and children inherit it.
-    """
-    try:
-        with open(path, "w", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UsageError(f"can't write the trace to {path}: {error.strerror}") from None
-    os.environ["KVMHARNESS_TRACE"] = os.path.abspath(path)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmharness import cli, labels
+from kvmharness import exit_status, labels
 from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def matrix(
         _write(reports, shown)
         _show(shown, as_text, everything, json_ == "-" or html == "-")
     ran = any(cell.ran for row in shown.rows for cell in row.cells.values())
-    return 0 if ran else cli.NOTHING_RAN
+    return 0 if ran else exit_status.NOTHING_RAN
 
 
 # ------------------------------------------------------------------ observing
@@ -229,4 +229,4 @@ def _compare(
     left, right = (model.load(file) for file in files)
     result = compare.compare(left, right)
     click.echo(compare.render(result), nl=False)
-    return cli.FAILED if result.differences else 0
+    return exit_status.FAILED if result.differences else 0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmharness import cli, labels
+from kvmharness import exit_status, labels
+from kvmharness.commands.trace import start_trace
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def run(
     from kvmharness.suite.run import Request
 
     if trace is not None:
-        cli.start_trace(trace)
+        start_trace(trace)
     _check_kcidb(kcidb, kcidb_build)
     request = Request(
         select=select,
@@ -312,9 +313,9 @@ def _absent_record(place: _Place, outcome: Outcome, reason: str) -> HostResult:
 
 def _status(results: Sequence[HostResult]) -> int:
     if any(result.count("failed") for result in results):
-        return cli.FAILED
+        return exit_status.FAILED
     if not any(result.count("passed") for result in results):
-        return cli.NOTHING_RAN
+        return exit_status.NOTHING_RAN
     return 0
 
 
@@ -345,6 +346,6 @@ def _tell(console: Console, results: Sequence[HostResult], status: int, verbose:
         click.echo(f"kvmharness: {records[0].reason}", err=True)
         return status
     terminal.show(console, results, verbose)
-    if status == cli.NOTHING_RAN:
+    if status == exit_status.NOTHING_RAN:
         console.print("nothing could run")
     return status

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,3 +73,16 @@ def _summarise(entries: list[dict[str, Any]]) -> None:
         errors = ", ".join(f"{n} {e}" for (i, e), n in failures.most_common() if i == name)
         table.add_row(name, str(count), f"{time[name] / 1000:.1f}", errors)
     console().print(table)
+
+
+def start_trace(path: str) -> None:
+    """Have this process and its children write their ioctls to `path`, which is emptied first.
+
+    By the environment: kvmharness.kvm.ioctl reads it when it is imported, and children inherit it.
+    """
+    try:
+        with open(path, "w", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UsageError(f"can't write the trace to {path}: {error.strerror}") from None
+    os.environ["KVMHARNESS_TRACE"] = os.path.abspath(path)
