@@ -37,6 +37,28 @@ _TOOLS = (
     "libzstd1",
 )
 _DEADLINE = 600.0
+#: Runs a command in the root $1, from a mount namespace of its own, out of which no mount may get.
+#: Below a root that is no mount point, as a chroot's is not, nothing can be made private; below
+#: /proc, which is one there too, it can.
+_ENTER = """\
+set -e
+root=$1
+shift
+if ! mount --make-rprivate / 2>/dev/null; then
+    mount --make-private /proc 2>/dev/null || {
+        echo "error: neither / nor /proc is a mount point here; mount proc on /proc" >&2
+        exit 1
+    }
+    mount -t tmpfs tmpfs /proc
+    mkdir /proc/root
+    mount --rbind "$root" /proc/root
+    mount --make-rprivate /proc/root
+    root=/proc/root
+fi
+mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
+mount --bind /dev/null "$root/dev/null"
+exec chroot "$root" "$@"
+"""
 #: Where a kernel's headers are no longer packaged, modules are built against this series and
 #: transplanted. What the stand-ins use of the kernel did not change from 6.12 to 6.19.
 _DONOR_SERIES = "6.12"
@@ -135,14 +157,10 @@ class BuildRoot:
 
     def make(self, folder: str, module: str, *arguments: str) -> None:
         """Build the modules of `folder` (a path inside the root). BuildFailed names `module`."""
-        script = (
-            'set -e; mount -t proc proc "$1/proc" 2>/dev/null || mount --rbind /proc "$1/proc"; '
-            'mount --bind /dev/null "$1/dev/null"; exec chroot "$@"'
-        )
         make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={folder}", f"CC={_GCC}"]
         make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
         make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, "modules"]
-        _make([*_namespaces(), "sh", "-c", script, "sh", str(self.path), *make], module)
+        _make([*_namespaces(), "sh", "-c", _ENTER, "sh", str(self.path), *make], module)
 
     def stripped(self, module: Path) -> Path:
         """Drop debug information: a fifth of the size to unpack and load."""
@@ -212,7 +230,7 @@ def _namespaces() -> list[str]:
         raise MissingCapability(
             "building the stand-in module", "unshare (package util-linux) is not installed"
         )
-    argv = ["unshare", "--mount"]
+    argv = ["unshare", "--mount", "--propagation", "unchanged"]  # _ENTER sees to that
     if os.getuid() != 0:
         argv += ["--map-root-user"]
         if process.run([*argv, "true"], timeout=30).returncode != 0:
