@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# shellcheck shell=bash
 # Sourced by ci/kvmharness and ci/test: makes .venv and installs the package into it, once, and again
 # when what it is built from has changed. Sets $top and $venv. Needs Python 3.11 or newer, a C compiler
 # and Python's headers; on Debian as root it installs what of them is missing.

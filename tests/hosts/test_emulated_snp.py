@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from kvmharness.kernels import cache
 _BOOT = 150.0
 
 pytestmark = pytest.mark.deadline(_BOOT)
+needs_make = pytest.mark.skipif(
+    shutil.which("make") is None, reason="needs make; on Debian: apt-get install make"
+)
 
 # KVM_CHECK_EXTENSION(KVM_CAP_VM_TYPES), asked with nothing but the standard library.
 _VM_TYPES = """
@@ -208,6 +212,7 @@ def _host_run(
     )
 
 
+@needs_make
 def test_a_kernel_tree_of_the_users_own_is_booted(
     host: EmulatedHost, tmp_path: Path, scratch_cache: dict[str, str]
 ) -> None:
@@ -220,11 +225,22 @@ def test_a_kernel_tree_of_the_users_own_is_booted(
 @pytest.mark.parametrize(
     ("makefile", "image", "told"),
     [
-        ("modules:\n\t@echo sev.c:1: error: no such thing >&2; false\n", True, "does not build"),
-        ("modules:\n\ttouch $(M)/snp_standin.ko\n", True, "insmod"),
-        ("", False, "bzImage is missing"),
+        pytest.param(
+            "modules:\n\t@echo sev.c:1: error: no such thing >&2; false\n",
+            True,
+            "does not build",
+            id="does-not-build",
+            marks=needs_make,
+        ),
+        pytest.param(
+            "modules:\n\ttouch $(M)/snp_standin.ko\n",
+            True,
+            "insmod",
+            id="does-not-boot",
+            marks=needs_make,
+        ),
+        pytest.param("", False, "bzImage is missing", id="was-not-built"),
     ],
-    ids=["does-not-build", "does-not-boot", "was-not-built"],
 )
 def test_bisecting_passes_over_what_cant_be_tested(
     host: EmulatedHost,
