@@ -6,29 +6,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
+
+from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import Section, SymbolTableSection
 
 from kvmharness.errors import HarnessError
 
-_SECTION = struct.Struct("<IIQQQQIIQQ")
-_SYMBOL = struct.Struct("<IBBHQQ")
-_RELOCATION = struct.Struct("<QQq")
 #: Follows a module's contents when it is signed (kernel/module/signing.c).
 _SIGNATURE_MARKER = b"~Module signature appended~\n"
+
+_NOT_ELF = "not a 64-bit little-endian ELF file"
 
 
 class BadModule(HarnessError):
     """A file is not a kernel module for x86_64, or not one of the expected layout."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section's place in the file (bytes) and, for relocations, its symbol table's index."""
-
-    name: str
-    name_offset: int  # in the file
-    offset: int
-    size: int
-    link: int
 
 
 @dataclass(frozen=True)
@@ -44,19 +39,14 @@ class Module:
     """A kernel module's bytes."""
 
     def __init__(self, data: bytes) -> None:
-        if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
-            raise BadModule("not a 64-bit little-endian ELF file")
         self.data = data
-        (table,) = struct.unpack_from("<Q", data, 0x28)
-        entry_size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-        raw = [_SECTION.unpack_from(data, table + i * entry_size) for i in range(count)]
-        strings = raw[names][4]
-        self.sections = [
-            Section(self._string(strings + r[0]), strings + r[0], r[4], r[5], r[6]) for r in raw
-        ]
-
-    def _string(self, offset: int) -> str:
-        return self.data[offset : self.data.index(b"\0", offset)].decode("latin-1")
+        try:
+            self._file = ELFFile(BytesIO(data))
+            self.sections: list[Section] = list(self._file.iter_sections())
+        except (ELFError, ConstructError) as error:
+            raise BadModule(f"{_NOT_ELF} ({error})") from None
+        if (self._file.elfclass, self._file.little_endian) != (64, True):
+            raise BadModule(_NOT_ELF)
 
     def section(self, name: str) -> Section:
         """Return the section called `name`. Raises BadModule."""
@@ -65,10 +55,14 @@ class Module:
                 return section
         raise BadModule(f"the module has no section {name}")
 
+    def name_offset(self, section: Section) -> int:
+        """Return where in the file a section's name stands, in bytes."""
+        names = self._file.get_section(self._file["e_shstrndx"])
+        return int(names["sh_offset"] + section["sh_name"])
+
     def modinfo(self) -> dict[str, str]:
         """Return the fields of ``.modinfo`` (the last of each name)."""
-        section = self.section(".modinfo")
-        text = self.data[section.offset : section.offset + section.size].decode("latin-1")
+        text = self.section(".modinfo").data().decode("latin-1")
         return dict(field.split("=", 1) for field in text.split("\0") if "=" in field)
 
     def depends(self) -> list[str]:
@@ -78,15 +72,13 @@ class Module:
     def relocations(self, name: str) -> Iterator[Relocation]:
         """Yield the entries of the RELA section called `name`."""
         section = self.section(name)
-        symbols = self.sections[section.link]
-        strings = self._strings_of(section.link)
-        for at in range(section.offset, section.offset + section.size, _RELOCATION.size):
-            target, info, _ = _RELOCATION.unpack_from(self.data, at)
-            symbol = _SYMBOL.unpack_from(self.data, symbols.offset + (info >> 32) * _SYMBOL.size)
-            yield Relocation(at, target, self._string(strings + symbol[0]))
-
-    def _strings_of(self, symbol_table: int) -> int:
-        return self.sections[self.sections[symbol_table].link].offset
+        symbols = self._file.get_section(section["sh_link"])
+        if not (isinstance(section, RelocationSection) and isinstance(symbols, SymbolTableSection)):
+            raise BadModule(f"section {name} holds no relocations")
+        for number, entry in enumerate(section.iter_relocations()):
+            symbol = symbols.get_symbol(entry["r_info_sym"])
+            at = section["sh_offset"] + number * section["sh_entsize"]
+            yield Relocation(at, entry["r_offset"], symbol.name)
 
 
 def unsigned(data: bytes) -> bytes:

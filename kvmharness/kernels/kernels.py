@@ -9,8 +9,6 @@ without SEV.
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import dataclasses
 import gzip
 import hashlib
@@ -25,7 +23,7 @@ from pathlib import Path
 
 from kvmharness import progress
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
-from kvmharness.kernels import cache, elf, packages
+from kvmharness.kernels import cache, packages
 
 #: Modules taken out of a kernel package, with what they depend on. Those that a kernel has built
 #: in, or lacks, are passed over here and missed when they are needed.
@@ -79,6 +77,8 @@ class Kernel:
 
     def load_order(self, names: Iterable[str]) -> list[str]:
         """Return `names` and what they need, in the order to load them; built-in ones left out."""
+        from kvmharness.kernels import elf
+
         order: list[str] = []
 
         def add(name: str) -> None:
@@ -288,6 +288,8 @@ def _fetch(candidate: Candidate) -> Kernel:
 
 def _unpack(debs: Sequence[Path], files: Path, modules: Path) -> None:
     """Unpack the image and WANTED modules with all they depend on."""
+    from kvmharness.kernels import elf
+
     wanted = {name.replace("_", "-") for name in WANTED}
     asked: set[str] = set()
     while wanted - asked:
@@ -318,7 +320,7 @@ def _module_name(path: str) -> str | None:
 def decompress(data: bytes) -> bytes:
     """Return `data` unpacked by what its first bytes say (xz, zstd, gzip), else as it is.
 
-    Raises HarnessError where zstd is needed and the machine has no libzstd.
+    Raises HarnessError for damaged zstd data.
     """
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(data)
@@ -330,23 +332,13 @@ def decompress(data: bytes) -> bytes:
 
 
 def _unzstd(data: bytes) -> bytes:
-    name = ctypes.util.find_library("zstd") or "libzstd.so.1"  # dpkg needs it too
+    import zstandard
+
     try:
-        library = ctypes.CDLL(name)
-    except OSError as error:
-        raise HarnessError("libzstd is missing; install the package libzstd1") from error
-    library.ZSTD_decompressBound.restype = ctypes.c_ulonglong
-    library.ZSTD_decompress.restype = ctypes.c_size_t
-    library.ZSTD_findFrameCompressedSize.restype = ctypes.c_size_t
-    length = library.ZSTD_findFrameCompressedSize(data, ctypes.c_size_t(len(data)))
-    if library.ZSTD_isError(ctypes.c_size_t(length)):
-        raise HarnessError("damaged zstd data")
-    bound = library.ZSTD_decompressBound(data, ctypes.c_size_t(length))
-    out = ctypes.create_string_buffer(bound)
-    size = library.ZSTD_decompress(out, ctypes.c_size_t(bound), data, ctypes.c_size_t(length))
-    if library.ZSTD_isError(ctypes.c_size_t(size)):
-        raise HarnessError("damaged zstd data")
-    return out.raw[:size]
+        # The first frame; what follows it in a kernel image is not of it.
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    except zstandard.ZstdError as error:
+        raise HarnessError(f"damaged zstd data: {error}") from None
 
 
 def unpack_vmlinux(image: bytes) -> bytes | None:
@@ -382,6 +374,8 @@ def _unpack_image(image: bytes, folder: Path) -> Path:
 
 def _from_tree(tree: Path) -> Kernel:
     """Return the kernel built in `tree`: its bzImage, and the wanted modules found there."""
+    from kvmharness.kernels import elf
+
     release_file = tree / "include/config/kernel.release"
     image = tree / "arch/x86/boot/bzImage"
     for needed in (release_file, image, tree / "Module.symvers"):

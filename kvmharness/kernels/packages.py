@@ -19,11 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from kvmharness import process, progress
 from kvmharness.errors import HarnessError
 from kvmharness.kernels import cache
+
+if TYPE_CHECKING:
+    from debian.debian_support import NativeVersion
 
 #: The release that kernels and their build tools are taken from: Debian 13, whose backports carry
 #: every stable series with headers built by one compiler (gcc 14).
@@ -254,23 +257,11 @@ def forget(debs: Iterable[Path]) -> None:
             deb.unlink(missing_ok=True)
 
 
-def version_key(version: str) -> tuple[object, ...]:
-    """Return a key that sorts Debian versions as dpkg does (deb-version(7))."""
-    epoch, colon, rest = version.partition(":")
-    if not colon:
-        epoch, rest = "0", version
-    upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
-    return (int(epoch), _part_key(upstream), _part_key(revision))
+def version_key(version: str) -> NativeVersion:
+    """Return what sorts Debian versions as dpkg does (deb-version(7))."""
+    from debian.debian_support import NativeVersion
 
-
-def _part_key(part: str) -> tuple[object, ...]:
-    # Alternating runs of non-digits and digits. "~" sorts before the end of the string, which sorts
-    # before letters, which sort before everything else.
-    key: list[object] = []
-    for text, number in re.findall(r"([^0-9]*)([0-9]*)", part):
-        order = [-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in text]
-        key += [(*order, 0), int(number or 0)]
-    return tuple(key)
+    return NativeVersion(version)
 
 
 @dataclass(frozen=True)
@@ -434,22 +425,20 @@ class _SuiteState:
 
 def parse_index(stanzas: str, suite: str) -> list[Package]:
     """Return the packages that ``apt-cache show`` (or a Packages index) describes."""
-    found = []
-    for stanza in stanzas.split("\n\n"):
-        field = dict(
-            line.split(": ", 1) for line in stanza.splitlines() if re.match(r"[A-Z].*: ", line)
+    from debian.deb822 import Packages
+
+    fields = ["Package", "Version", "Architecture", "Size"]
+    return [
+        Package(
+            name=field["Package"],
+            version=field["Version"],
+            architecture=field.get("Architecture", "amd64"),
+            suite=suite,
+            size=int(field.get("Size", "0")),
         )
-        if "Package" in field and "Version" in field:
-            found.append(
-                Package(
-                    name=field["Package"],
-                    version=field["Version"],
-                    architecture=field.get("Architecture", "amd64"),
-                    suite=suite,
-                    size=int(field.get("Size", "0")),
-                )
-            )
-    return found
+        for field in Packages.iter_paragraphs(stanzas, fields, use_apt_pkg=False)
+        if "Package" in field and "Version" in field
+    ]
 
 
 def parse_uris(shown: str) -> dict[str, int]:

@@ -28,7 +28,7 @@ def transplant(module: bytes, reference: bytes) -> bytes:
     Raises BadModule when the two kernels differ by more than can be mended.
     """
     source, target = Module(module), Module(reference)
-    have, want = source.section(_THIS_MODULE).size, target.section(_THIS_MODULE).size
+    have, want = (module.section(_THIS_MODULE)["sh_size"] for module in (source, target))
     if have != want:
         raise BadModule(f"struct module has {have} bytes in the one kernel, {want} in the other")
     out = bytearray(module)
@@ -44,10 +44,12 @@ def transplant(module: bytes, reference: bytes) -> bytes:
 
 def _rename(out: bytearray, source: Module) -> None:
     modinfo = source.section(".modinfo")
-    at = bytes(out).find(b"vermagic=", modinfo.offset, modinfo.offset + modinfo.size)
+    begin = modinfo["sh_offset"]
+    at = out.find(b"vermagic=", begin, begin + modinfo["sh_size"])
     if at < 0:
         raise BadModule("the module has no vermagic")
     out[at : at + 1] = b"x"
     for section in source.sections:
         if section.name == "__versions":
-            out[section.name_offset + 2 : section.name_offset + 3] = b"x"
+            at = source.name_offset(section) + 2
+            out[at : at + 1] = b"x"

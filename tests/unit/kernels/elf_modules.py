@@ -6,6 +6,15 @@ from __future__ import annotations
 import struct
 
 _THIS = ".gnu.linkonce.this_module"
+# sh_type (elf(5))
+_PROGBITS, _SYMTAB, _STRTAB, _RELA = 1, 2, 3, 4
+_TYPES = {
+    "": 0,
+    ".symtab": _SYMTAB,
+    ".strtab": _STRTAB,
+    ".shstrtab": _STRTAB,
+    ".rela" + _THIS: _RELA,
+}
 
 
 def kernel_module(
@@ -39,9 +48,11 @@ def kernel_module(
     body, headers = bytearray(64), bytearray()
     for name, data in contents.items():
         link = {".rela" + _THIS: names.index(".symtab"), ".symtab": names.index(".strtab")}
+        kind = _TYPES.get(name, _PROGBITS)
+        entry = 24 if kind in (_SYMTAB, _RELA) else 0
         at = contents[".shstrtab"].find(b"\0" + name.encode() + b"\0") + 1 if name else 0
         headers += struct.pack(
-            "<IIQQQQIIQQ", at, 0, 0, 0, len(body), len(data), link.get(name, 0), 0, 0, 0
+            "<IIQQQQIIQQ", at, kind, 0, 0, len(body), len(data), link.get(name, 0), 0, 0, entry
         )
         body += data
     struct.pack_into("<16sHHIQQQIHHHHHH", body, 0, b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0,
