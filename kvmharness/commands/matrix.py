@@ -114,7 +114,7 @@ def _observed(
     fresh: bool,
     destructive: bool,
 ) -> Matrix:
-    from kvmharness.contract import rows as contract
+    from kvmharness.contract import files as contract
     from kvmharness.kvm.vmtypes import VmType
     from kvmharness.matrix import explain
     from kvmharness.matrix.collect import Request, collect

@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What each kernel generation promises for each scenario, and whether an outcome keeps it.
-
-The promises are rows of the *.toml files beside this one. A row holds from a kernel series
-to another, and says where it comes from: releases it was seen on, or source it was read in.
-"""
+"""What each kernel generation promises for each scenario, and whether an outcome keeps it."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import combinations, zip_longest
+from typing import TYPE_CHECKING
 
+from kvmharness.contract.generation import Generation, meant
+from kvmharness.contract.patterns import Patterns
 from kvmharness.errors import HarnessError
-from kvmharness.release import NotARelease, Series, parse_series
 
 if TYPE_CHECKING:
     from kvmharness.scenarios.outcome import Outcome
 
-_FOLDER = Path(__file__).parent
-_KEYS = {
-    *("scenario", "from", "to", "outcome", "or", "log"),
-    *("seen", "read", "queued", "commit", "why"),
-}
-_ALTERNATIVE_KEYS = {"outcome", "log", "seen", "why"}
+#: What stands for the kernel's log among the numbers of steps, which begin at 1.
+LOG = 0
 
 
 class ContractError(HarnessError):
@@ -41,49 +32,48 @@ class Alternative:
     seen: tuple[str, ...] = ()
     why: str = ""
 
+    def differences(self, outcome: Outcome) -> frozenset[int]:
+        """Return the numbers of the steps in which `outcome` is another; LOG for the log."""
+        steps = zip_longest(self.outcome, outcome.signature)
+        different = {number for number, (one, other) in enumerate(steps, 1) if one != other}
+        if set(outcome.log) != set(self.log):
+            different.add(LOG)
+        return frozenset(different)
+
     def is_shown_by(self, outcome: Outcome) -> bool:
         """Whether `outcome` is this one."""
-        return tuple(outcome.signature) == self.outcome and set(outcome.log) == set(self.log)
+        return not self.differences(outcome)
 
 
 @dataclass(frozen=True)
 class Row:
     """One promise: `outcome` is a text for each step, `log` what the kernel's log shows.
 
-    `alternatives` are outcomes that are as good: a fix that some point releases of a series have,
-    a configuration that not every kernel of it has.
-    `first` and `last` are kernel series, None where open. `seen` lists releases it was observed
-    on, `read` names the source it was read in; one of them is there. `commit` made it so.
+    `scenarios` are patterns of ids. `alternatives` are outcomes that are as good: a configuration
+    that not every kernel of the generation has. `seen` lists releases it was observed on, `read`
+    the functions it was read in, `commit` what made it so; one of them is there.
     `queued`: read in what is queued for a series that is not released, and not seen on one; the
     other row of that series holds as well, since the change may come late or be switched off.
+    `stand_in` are the steps that rest on what an emulated host's firmware or module does, LOG the
+    kernel's log: hardware may differ there, and it would be no fault of the kernel's.
     """
 
-    scenario: str
-    first: Series | None
-    last: Series | None
+    scenarios: Patterns
+    generation: Generation
     outcome: tuple[str, ...]
-    log: tuple[str, ...]
-    seen: tuple[str, ...]
-    read: str
-    commit: str
-    why: str
+    log: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    commit: tuple[str, ...] = ()
+    why: str = ""
     alternatives: tuple[Alternative, ...] = ()
     queued: bool = False
-
-    def holds_for(self, series: Series) -> bool:
-        """Whether a kernel of `series` is held to this row."""
-        return (self.first is None or self.first <= series) and (
-            self.last is None or series <= self.last
-        )
+    stand_in: frozenset[int] = frozenset()
 
     @property
     def kernels(self) -> str:
-        """The generation in words: ``up to 6.18``, ``7.0 to 7.2``, ``from 7.3``."""
-        if self.first and self.last:
-            return f"{_text(self.first)} to {_text(self.last)}"
-        if self.first:
-            return f"from {_text(self.first)}"
-        return f"up to {_text(self.last)}" if self.last else "every kernel"
+        """The generation in words: ``before 6.19``, ``from 7.0, before 7.3``, ``from 7.3``."""
+        return str(self.generation)
 
     @property
     def origin(self) -> str:
@@ -92,9 +82,9 @@ class Row:
         if self.seen:
             parts.append("seen on " + ", ".join(self.seen))
         if self.read:
-            parts.append("read in " + self.read)
+            parts.append("read in " + "; ".join(self.read))
         if self.commit:
-            parts.append("commit " + self.commit)
+            parts.append("commit " + ", ".join(self.commit))
         if self.queued:
             parts.append("queued, not yet seen on a released kernel")
         return "; ".join(parts)
@@ -108,135 +98,129 @@ class Row:
         """Whether `outcome` is what this row promises."""
         return any(each.is_shown_by(outcome) for each in self.promised)
 
+    def beyond_stand_in(self, outcome: Outcome) -> frozenset[int]:
+        """Return where `outcome` differs, if it does so in steps of the stand-in's alone."""
+        for each in self.promised:
+            different = each.differences(outcome)
+            if different and different <= self.stand_in:
+                return different
+        return frozenset()
+
 
 class Contract:
-    """All rows, by scenario."""
+    """All rows. Each pair of a scenario and a release has one, as a rule (`rows_for`)."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows: dict[str, list[Row]] = {}
-        for row in rows:
-            others = self.rows.setdefault(row.scenario, [])
-            for other in others:
-                if row.queued == other.queued and _overlap(row, other):
+        self.rows = tuple(rows)
+        self._of: dict[str, list[Row]] = {}
+
+    def of(self, scenario: str) -> list[Row]:
+        """Return the rows of a scenario, the oldest generation first; none if it has none.
+
+        ContractError where two of them speak of the same kernel.
+        """
+        if scenario not in self._of:
+            rows = [row for row in self.rows if row.scenarios.mean(scenario)]
+            for one, other in combinations(rows, 2):
+                if one.queued == other.queued and one.generation.overlaps(other.generation):
                     raise ContractError(
-                        f"{row.scenario}: the rows for {row.kernels} and {other.kernels} overlap"
+                        f"{scenario}: the rows for {one.kernels} and for {other.kernels} overlap"
                     )
-            others.append(row)
+            self._of[scenario] = sorted(rows, key=lambda row: row.generation.order)
+        return self._of[scenario]
+
+    def check(self, scenarios: Sequence[str]) -> list[str]:
+        """Return what is wrong with the contract of these ids, which are all there are."""
+        wrong = [
+            f"{pattern!r} matches no scenario"
+            for row in self.rows
+            for pattern in row.scenarios.meaning_nothing(scenarios)
+        ]
+        for scenario in scenarios:
+            try:
+                if not self.of(scenario):
+                    wrong.append(f"{scenario} has no contract row")
+            except ContractError as error:
+                wrong.append(str(error))
+        return wrong
 
     def rows_for(self, scenario: str, release: str) -> list[Row]:
         """Return the rows of `scenario` that a kernel `release` such as ``6.18.44-x`` may keep.
 
         One, as a rule. A kernel newer than every row is held to the newest. One between two rows,
         where nobody has looked at what changed when, may keep either; so may one of a series for
-        which a change is queued. ContractError without a row.
+        which a change is queued. For a series (``7.1``) it is what any of its releases may keep.
+        ContractError without a row.
         """
-        series = parse_series(release)
-        rows = sorted(self.rows.get(scenario, []), key=lambda row: row.first or (0, 0))
-        holding = [row for row in rows if row.holds_for(series)]
-        if any(not row.queued for row in holding):
-            return holding
+        rows = self.of(scenario)
         if not rows:
             raise ContractError(f"{scenario} has no contract row")
-        released = [row for row in rows if not row.queued]
-        before = [row for row in released if row.last is not None and row.last < series]
-        after = [row for row in released if row.first is not None and series < row.first]
-        return before[-1:] + after[:1] + holding
+        found: list[Row] = []
+        for each in meant((row.generation for row in rows), release):
+            holding = [row for row in rows if row.generation.holds(each)]
+            if all(row.queued for row in holding):
+                released = [row.generation for row in rows if not row.queued]
+                before = [row for row in released if row.precedes(each)]
+                after = [row for row in released if row.follows(each)]
+                near = before[-1:] + after[:1]
+                holding = [row for row in rows if row.generation in near or row in holding]
+            found += [row for row in holding if row not in found]
+        return found
 
     def mismatch(self, outcome: Outcome, release: str) -> str:
         """Say how `outcome` breaks the contract for `release`; empty if it keeps it."""
         rows = self.rows_for(outcome.scenario, release)
         if any(row.keeps(outcome) for row in rows):
             return ""
-        lines = [f"{outcome.scenario} on {release} breaks its contract."]
-        for row in rows:
-            lines += [
-                f"  promised ({row.kernels}): "
-                + ", or ".join(f"{_join(each.outcome)}{_log(each.log)}" for each in row.promised),
-                f"  because: {row.why or 'no reason noted'} [{row.origin}]",
-            ]
+        lines = [f"{outcome.scenario} on {release} breaks its contract.", *_promised(rows)]
         lines.append(f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}")
-        alike = [other for other in self.rows[outcome.scenario] if other.keeps(outcome)]
+        alike = [other for other in self.of(outcome.scenario) if other.keeps(outcome)]
         if alike:
             lines.append(f"  that is what the contract says of {alike[0].kernels}")
-        lines += [f"  {number}. {step}" for number, step in enumerate(outcome.steps, 1)]
+        lines += _steps(outcome, frozenset())
         return "\n".join(lines)
 
+    def beyond_emulation(self, outcome: Outcome, release: str) -> str:
+        """Say how `outcome`, seen on hardware, differs from what an emulated host's firmware did.
 
-@cache
-def load(folder: Path = _FOLDER) -> Contract:
-    """Load every *.toml of `folder`. Raises ContractError naming the row that is wrong."""
-    rows = []
-    for path in sorted(folder.glob("*.toml")):
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("row", [])
-        except tomllib.TOMLDecodeError as error:
-            raise ContractError(f"{path.name}: {error}") from None
-        rows += [_parse(table, path.name) for table in tables]
-    return Contract(rows)
-
-
-def _parse(table: dict[str, Any], file: str) -> Row:
-    where = f"{file}: row of {table.get('scenario', '(no scenario)')}"
-    _check(table, _KEYS, where)
-    if not table.get("scenario") or not table.get("outcome"):
-        raise ContractError(f"{where}: scenario and outcome are required")
-    if not table.get("seen") and not table.get("read"):
-        raise ContractError(f"{where}: say where it comes from, with `seen` or `read`")
-    if table.get("queued") and table.get("seen"):
-        raise ContractError(f"{where}: what was seen on a released kernel is not queued")
-    return Row(
-        scenario=table["scenario"],
-        first=_series(table, "from", where),
-        last=_series(table, "to", where),
-        outcome=tuple(table["outcome"]),
-        log=tuple(table.get("log", ())),
-        seen=tuple(table.get("seen", ())),
-        read=table.get("read", ""),
-        commit=table.get("commit", ""),
-        why=table.get("why", ""),
-        alternatives=tuple(_alternative(each, where) for each in table.get("or", ())),
-        queued=bool(table.get("queued")),
-    )
+        Empty where it keeps the contract, and where it differs in what the kernel itself promises.
+        """
+        rows = self.rows_for(outcome.scenario, release)
+        if any(row.keeps(outcome) for row in rows):
+            return ""
+        for row in rows:
+            if different := row.beyond_stand_in(outcome):
+                break
+        else:
+            return ""
+        return "\n".join(
+            (
+                f"{outcome.scenario} on {release} differs from emulation.",
+                "  Marked with * is what no kernel promises: so far it was seen on an emulated "
+                "host alone, whose firmware is a stand-in.",
+                *_promised([row]),
+                f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}",
+                *_steps(outcome, different),
+                "  Please report it with this text, the processor's name, and the version of its "
+                "firmware or TDX module, so that the stand-in and the contract can be mended.",
+            )
+        )
 
 
-def _series(table: dict[str, Any], key: str, where: str) -> Series | None:
-    if key not in table:
-        return None
-    try:
-        return parse_series(table[key])
-    except NotARelease as error:
-        raise ContractError(f"{where}: {error}") from None
+def _promised(rows: Iterable[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        texts = ", or ".join(f"{_join(each.outcome)}{_log(each.log)}" for each in row.promised)
+        lines.append(f"  promised ({row.kernels}): {texts}")
+        lines.append(f"  because: {row.why or 'no reason noted'} [{row.origin}]")
+    return lines
 
 
-def _alternative(entry: Any, where: str) -> Alternative:
-    """Return an entry of `or`: a list of texts, or a table where there is more to say."""
-    if isinstance(entry, list):
-        return Alternative(tuple(entry))
-    if not isinstance(entry, dict) or not entry.get("outcome"):
-        raise ContractError(f"{where}: an entry of `or` is a list of texts or has an `outcome`")
-    _check(entry, _ALTERNATIVE_KEYS, where)
-    return Alternative(
-        tuple(entry["outcome"]),
-        tuple(entry.get("log", ())),
-        tuple(entry.get("seen", ())),
-        entry.get("why", ""),
-    )
-
-
-def _check(table: dict[str, Any], known: set[str], where: str) -> None:
-    if unknown := set(table) - known:
-        raise ContractError(f"{where}: unknown key {sorted(unknown)[0]!r}")
-
-
-def _overlap(one: Row, other: Row) -> bool:
-    lowest, highest = (0, 0), (1 << 16, 0)
-    return (one.first or lowest) <= (other.last or highest) and (other.first or lowest) <= (
-        one.last or highest
-    )
-
-
-def _text(series: Series | None) -> str:
-    return f"{series[0]}.{series[1]}" if series else ""
+def _steps(outcome: Outcome, marked: frozenset[int]) -> list[str]:
+    return [
+        f"{'*' if number in marked else ' '} {number}. {step}"
+        for number, step in enumerate(outcome.steps, 1)
+    ]
 
 
 def _join(texts: Iterable[str]) -> str:

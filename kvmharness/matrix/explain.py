@@ -58,14 +58,14 @@ def _explain(
         return unexplained
     if old is new:
         return _within(new, scenario, before, after, cells)
-    backwards = (new.first or (0, 0)) < (old.first or (0, 0))
+    backwards = new.generation.order < old.generation.order
     new = old if backwards else new
     return Change(
         before.name,
         after.name,
-        commit=new.commit,
+        commit=", ".join(new.commit),
         why=new.why,
-        source=new.read,
+        source="; ".join(new.read),
         kernels=new.kernels,
     )
 
@@ -80,7 +80,11 @@ def _within(
             if each.is_shown_by(outcome) and each.why:
                 return Change(before.name, after.name, why=each.why, kernels=column.short)
     return Change(
-        before.name, after.name, why=promise.why, source=promise.read, kernels=promise.kernels
+        before.name,
+        after.name,
+        why=promise.why,
+        source="; ".join(promise.read),
+        kernels=promise.kernels,
     )
 
 

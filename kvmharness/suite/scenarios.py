@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvmharness.contract import rows as contract
+from kvmharness.contract import files as contract
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import Scenario, observe

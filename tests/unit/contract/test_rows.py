@@ -1,91 +1,107 @@
 # SPDX-License-Identifier: MIT
-"""The contract's rows as they are: each scenario has its promises, each promise a scenario."""
+"""Which promises a kernel is held to, and what is said of an outcome that breaks them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from kvmharness.contract import rows as contract
-from kvmharness.contract.rows import Alternative, Contract, ContractError, Row
-from kvmharness.kvm.vmtypes import VmType
-from kvmharness.release import parse_series
-from kvmharness.scenarios import catalog
-from kvmharness.scenarios.outcome import Outcome, Step
+from kvmharness.contract.patterns import Patterns
+from kvmharness.contract.rows import LOG, Alternative, Contract, ContractError, Row
 
-#: A series of each generation: what changed for somebody, changed between two of these.
-GENERATIONS = ("6.12", "6.17", "6.18", "6.19", "7.0", "7.2", "7.3", "7.4")
-
-SCENARIOS = catalog.all_scenarios()
-ROWS = contract.load()
+from .samples import SCENARIO, outcome, row
 
 
-def row(*outcome: str, first: str = "", last: str = "", **values: object) -> Row:
-    return Row(
-        scenario="a.b",
-        first=parse_series(first) if first else None,
-        last=parse_series(last) if last else None,
-        outcome=outcome,
-        log=(),
-        seen=(),
-        read="somewhere",
-        commit="",
-        why="",
-        **values,  # type: ignore[arg-type]
-    )
+def promised(contract: Contract, release: str) -> list[str]:
+    return [row.outcome[0] for row in contract.rows_for(SCENARIO, release)]
 
 
-def outcome(*texts: str, log: tuple[str, ...] = ()) -> Outcome:
-    return Outcome("a.b", [Step("call", text) for text in texts], log=list(log))
+def test_a_release_is_held_to_the_row_of_its_generation() -> None:
+    rows = Contract([row("EINVAL", first="6.19"), row("ok", end="6.19")])
+    assert promised(rows, "6.18.44-fc-v669") == ["ok"]
+    assert promised(rows, "7.3.4-1-amd64") == ["EINVAL"]
 
 
-@pytest.mark.parametrize("vm_type", catalog.vm_types(), ids=lambda vm_type: vm_type.label)
-def test_every_scenario_has_a_promise_of_every_generation(vm_type: VmType) -> None:
-    lacking = []
-    for name in catalog.scenarios(vm_type):
-        for series in GENERATIONS:
-            try:
-                ROWS.rows_for(name, series)
-            except ContractError:
-                lacking.append(f"{name} on {series}")
-    assert lacking == []
+def test_a_point_release_is_held_to_what_it_has() -> None:
+    fix = ["7.2", "7.1.4"]
+    rows = Contract([row("ok", end=fix), row("EINVAL", first=fix)])
+    assert promised(rows, "7.0.9") == ["ok"]
+    assert promised(rows, "7.1.3+deb13-amd64") == ["ok"]
+    assert promised(rows, "7.1.4") == ["EINVAL"]
 
 
-def test_every_promise_has_a_scenario() -> None:
-    assert set(ROWS.rows) - set(SCENARIOS) == set()
+def test_a_series_may_keep_what_any_of_its_releases_may() -> None:
+    fix = ["7.2", "7.1.4"]
+    rows = Contract([row("ok", end=fix), row("EINVAL", first=fix)])
+    assert promised(rows, "7.1") == ["ok", "EINVAL"]
+    assert promised(rows, "7.2") == ["EINVAL"]
 
 
-def test_every_promise_says_why() -> None:
-    silent = [
-        name for name, rows in ROWS.rows.items() if not all(row.why or row.commit for row in rows)
+def test_a_kernel_newer_than_every_row_is_held_to_the_newest() -> None:
+    rows = Contract([row("ok", end="6.19"), row("EINVAL", first="6.19", end="7.4")])
+    assert promised(rows, "9.1") == ["EINVAL"]
+
+
+def test_a_kernel_between_two_rows_may_keep_either_but_nothing_else() -> None:
+    rows = Contract([row("ok", end="6.13"), row("EINVAL", first="7.0")])
+    assert rows.mismatch(outcome("ok"), "6.18") == ""
+    assert rows.mismatch(outcome("EINVAL"), "6.18") == ""
+    broken = rows.mismatch(outcome("EIO"), "6.18")
+    assert "promised (before 6.13): ok" in broken
+    assert "promised (from 7.0): EINVAL" in broken
+
+
+def test_a_point_release_that_nobody_saw_may_keep_either() -> None:
+    rows = Contract([row("ok", end=["7.2", "6.12.108"]), row("EINVAL", first=["7.2", "6.12.117"])])
+    assert promised(rows, "6.12.107") == ["ok"]
+    assert promised(rows, "6.12.110") == ["ok", "EINVAL"]
+    assert promised(rows, "6.12.117") == ["EINVAL"]
+    assert promised(rows, "6.18.99") == ["ok"]
+
+
+def test_a_scenario_without_rows_is_an_error() -> None:
+    with pytest.raises(ContractError, match="has no contract row"):
+        Contract([]).rows_for(SCENARIO, "7.3")
+
+
+def test_overlapping_rows_are_refused() -> None:
+    rows = Contract([row("ok", end=["7.2", "7.1.4"]), row("EINVAL", first="7.1", end="7.2")])
+    with pytest.raises(ContractError, match=r"before 7\.2 \(7\.1\.4\) and for from 7\.1"):
+        rows.rows_for(SCENARIO, "6.12")
+
+
+def test_a_contract_is_held_against_the_scenarios_there_are() -> None:
+    anything = Row(Patterns(("c.*", "!c.d")), row("ok").generation, ("ok",))
+    rows = Contract([row("ok", end="7.2"), row("ok", first="7.1"), anything])
+    assert rows.check(["a.b", "e.f"]) == [
+        "'c.*' matches no scenario",
+        "'!c.d' matches no scenario",
+        "a.b: the rows for before 7.2 and for from 7.1 overlap",
+        "e.f has no contract row",
     ]
-    assert silent == []
+    assert Contract([row("ok")]).check(["a.b"]) == []
 
 
-def test_what_is_queued_is_for_a_series_to_come_and_was_read() -> None:
-    queued = [row for rows in ROWS.rows.values() for row in rows if row.queued]
-    assert queued
-    for each in queued:
-        assert each.first is not None
-        assert each.first >= (7, 4)
-        assert each.read
-        assert each.why
-        assert "queued, not yet seen on a released kernel" in each.origin
+def test_a_mismatch_reads_like_a_sentence() -> None:
+    fixed = row("EINVAL", first="6.19", commit=("dcbcc2323c80",), why="it has to be aligned")
+    text = Contract([row("ok", end="6.19"), fixed]).mismatch(outcome("ok"), "7.3.4")
+    assert "a.b on 7.3.4 breaks its contract." in text
+    assert "promised (from 6.19): EINVAL" in text
+    assert "because: it has to be aligned [read in somewhere; commit dcbcc2323c80]" in text
+    assert "happened: ok" in text
+    assert "that is what the contract says of before 6.19" in text
+    assert "1. call: ok" in text
 
 
-def test_the_seed_series_can_be_told_from_the_rows() -> None:
-    def promised(name: str, series: str) -> tuple[str, ...]:
-        return ROWS.rows_for(name, series)[0].outcome
+def test_a_kernel_warning_that_nobody_promised_is_a_mismatch() -> None:
+    rows = Contract([row("ok")])
+    assert rows.mismatch(outcome("ok"), "7.3") == ""
+    assert "kernel log: WARNING f" in rows.mismatch(outcome("ok", log=("WARNING f",)), "7.3")
 
-    assert promised("snp.source.unaligned", "6.19") == ("ok +4",)
-    assert promised("snp.source.unaligned", "7.0") == ("EINVAL",)
-    assert promised("snp.source.null", "7.2") == ("EIO",)
-    assert ROWS.rows_for("snp.source.null", "7.2")[0].log == ("WARNING sev_gmem_post_populate",)
-    assert promised("snp.source.null", "7.3") == ("EINVAL",)
-    assert ROWS.rows_for("snp.source.null", "7.3")[0].log == ()
-    assert promised("snp.source.readonly_cpuid", "6.18") == ("ok +1",)
-    assert promised("snp.source.readonly_cpuid", "7.3") == ("EIO",)
+
+def test_a_step_too_few_or_too_many_is_a_mismatch() -> None:
+    rows = Contract([row("ok", "ok")])
+    assert rows.mismatch(outcome("ok"), "7.3") != ""
+    assert rows.mismatch(outcome("ok", "ok", "ok"), "7.3") != ""
 
 
 # ------------------------------------------------------------------ queued rows, alternatives
@@ -104,8 +120,8 @@ def test_a_kernel_with_a_queued_change_may_keep_either_row() -> None:
     assert "queued, not yet seen" in broken
 
 
-def test_a_queued_row_does_not_stand_in_for_released_ones() -> None:
-    rows = Contract([row("EINVAL", last="7.2"), row("ok", first="7.4", queued=True)])
+def test_a_queued_row_does_not_take_the_place_of_released_ones() -> None:
+    rows = Contract([row("EINVAL", end="7.3"), row("ok", first="7.4", queued=True)])
     # 7.5 is newer than every released row: held to the newest, or to what is queued.
     assert rows.mismatch(outcome("EINVAL"), "7.5") == ""
     assert rows.mismatch(outcome("ok"), "7.5") == ""
@@ -122,17 +138,26 @@ def test_an_alternative_has_a_log_of_its_own() -> None:
     assert "ok; EINVAL, or ok; EIO (kernel log: WARNING f)" in broken
 
 
-@pytest.mark.parametrize(
-    ("extra", "complaint"),
-    [
-        ("or = [5]", "an entry of `or` is a list of texts or has an `outcome`"),
-        ('or = [{ log = ["x"] }]', "has an `outcome`"),
-        ('or = [{ outcome = ["x"], becuase = "y" }]', "unknown key 'becuase'"),
-        ("queued = true", "what was seen on a released kernel is not queued"),
-    ],
-)
-def test_a_malformed_alternative_is_named(tmp_path: Path, extra: str, complaint: str) -> None:
-    text = f'[[row]]\nscenario = "a.b"\noutcome = ["ok"]\nseen = ["7.3.4"]\n{extra}\n'
-    (tmp_path / "snp.toml").write_text(text)
-    with pytest.raises(ContractError, match=f"snp.toml: row of a.b: .*{complaint}"):
-        contract.load(tmp_path)
+# ------------------------------------------------------------------ beyond emulation
+
+
+def test_a_difference_in_the_stand_ins_steps_is_not_the_kernels() -> None:
+    rows = Contract([row("ok", "EIO fw=INVALID_PARAM", stand_in=frozenset({2}))])
+    text = rows.beyond_emulation(outcome("ok", "EIO"), "7.3.4")
+    assert "a.b on 7.3.4 differs from emulation." in text
+    assert "* 2. call: EIO" in text
+    assert "  1. call: ok" in text
+    assert "Please report it" in text
+
+
+def test_a_difference_in_the_kernels_own_steps_is_the_kernels() -> None:
+    rows = Contract([row("ok", "EIO fw=INVALID_PARAM", stand_in=frozenset({2}))])
+    assert rows.beyond_emulation(outcome("EINVAL", "EIO"), "7.3.4") == ""
+    assert rows.beyond_emulation(outcome("ok", "EIO", log=("WARNING f",)), "7.3.4") == ""
+    assert rows.beyond_emulation(outcome("ok"), "7.3.4") != ""  # the second step lacks
+    assert rows.beyond_emulation(outcome("ok", "EIO fw=INVALID_PARAM"), "7.3.4") == ""
+
+
+def test_the_log_may_be_the_stand_ins() -> None:
+    rows = Contract([row("ok", log=("RMP host write",), stand_in=frozenset({LOG}))])
+    assert "differs from emulation" in rows.beyond_emulation(outcome("ok"), "7.3.4")

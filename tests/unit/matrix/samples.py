@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kvmharness.contract.generation import Change, Generation
+from kvmharness.contract.patterns import Patterns
 from kvmharness.contract.rows import Contract, Row
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import explain
 from kvmharness.matrix.model import Cell, Column, Matrix
-from kvmharness.release import parse_series
 
 ERRNOS = {"EINVAL": 22, "EIO": 5, "EPERM": 1, "EFAULT": 14}
 FIRMWARE = 0x16
@@ -36,17 +37,12 @@ def column(release: str, cells: Mapping[str, Cell], kind: str = "emulated-snp") 
     return Column(f"{release}-amd64", HostLabel(kind, f"{release}-amd64"), {"qemu": "10"}, cells)
 
 
-def promise(scenario: str, *outcome: str, first: str = "", last: str = "", **values: Any) -> Row:
+def promise(scenario: str, *outcome: str, first: str = "", end: str = "", **values: Any) -> Row:
     return Row(
-        scenario=scenario,
-        first=parse_series(first) if first else None,
-        last=parse_series(last) if last else None,
-        outcome=outcome,
-        log=tuple(values.pop("log", ())),
+        Patterns((scenario,)),
+        Generation(*(Change.parse(each) if each else None for each in (first, end))),
+        outcome,
         seen=("6.12.1",),
-        read=values.pop("read", ""),
-        commit=values.pop("commit", ""),
-        why=values.pop("why", ""),
         **values,
     )
 
@@ -54,15 +50,15 @@ def promise(scenario: str, *outcome: str, first: str = "", last: str = "", **val
 CONTRACT = Contract(
     [
         promise("snp.source.aligned", "ok +4"),
-        promise("snp.source.unaligned", "ok +4", last="6.19", why="copied from any address"),
+        promise("snp.source.unaligned", "ok +4", end="7.0", why="copied from any address"),
         promise(
             "snp.source.unaligned",
             "EINVAL",
             first="7.0",
-            commit="dcbcc2323c80",
+            commit=("dcbcc2323c80",),
             why="the source has to be page aligned",
         ),
-        promise("snp.source.null", "EIO", last="7.2", log=("WARNING sev_gmem_post_populate",)),
+        promise("snp.source.null", "EIO", end="7.3", log=("WARNING sev_gmem_post_populate",)),
         promise("snp.source.null", "EINVAL", first="7.3", why="NULL is refused <up front>"),
         promise("snp.state.finish", "ok", "EIO fw=INVALID_PARAM"),
     ]
