@@ -157,8 +157,8 @@ class Session:
             item.stash[WATCH] = Watch(item, self.strict)
         if not self.wanted:
             return
-        _name(items)
         try:
+            _name(items)
             dropped = self._not_selected(items)
             items[:] = [item for item in items if item not in dropped]
             self._check_required(items)
@@ -466,15 +466,22 @@ def _writer(path: str | None) -> RecordWriter | None:
 
 
 def _name(items: list[pytest.Item]) -> None:
-    """Give each test its id. A scenario that several parameters share is told apart by them."""
+    """Give each test its id. A scenario that several parameters share is told apart by them.
+
+    UsageError if two tests have one id: a selection or a report could not tell them apart.
+    """
     from kvmharness.selection import default_id
 
     times: dict[str, int] = {}
+    tests: dict[str, str] = {}
     for item in items:
         mark = item.get_closest_marker("scenario")
         watch = item.stash[WATCH]
         watch.id = str(mark.args[0]) if mark and mark.args else default_id(item.nodeid)
         times[watch.id] = times.get(watch.id, 0) + 1
+        test = item.nodeid.partition("[")[0]
+        if tests.setdefault(watch.id, test) != test:
+            raise UsageError(f"two tests have the id {watch.id}: {tests[watch.id]} and {test}")
     for item in items:
         watch = item.stash[WATCH]
         if times[watch.id] > 1 and "[" in item.nodeid:

@@ -55,7 +55,7 @@ def test_any_whole_pages_of_it_can_be_bound(typed_vm: Vm, memfd: GuestMemfd) -> 
         unbind(typed_vm)
 
 
-@pytest.mark.scenario("gmem.bind.past_end")
+@pytest.mark.scenario("gmem.bind.past_end_ranges")
 def test_past_its_end_is_refused(typed_vm: Vm, memfd: GuestMemfd) -> None:
     for first, pages in ((0, 5), (1, 4), (3, 2), (4, 1), (5, 1), (0, 1 << 19), (1 << 40, 1)):
         result = bind(typed_vm, memfd, first * PAGE_SIZE, pages * PAGE_SIZE)
@@ -127,7 +127,7 @@ def test_a_closed_guest_memfd_is_ebadf(typed_vm: Vm, memfd: GuestMemfd) -> None:
     assert bind(typed_vm, number, 0, PAGE_SIZE).errno_name == "EBADF"
 
 
-@pytest.mark.scenario("gmem.bind.other_vm")
+@pytest.mark.scenario("gmem.bind.other_vm_usable")
 def test_another_vms_is_refused_and_stays_usable_there(
     kvm: Kvm, typed_vm: Vm, memfd: GuestMemfd
 ) -> None:
@@ -141,7 +141,7 @@ def test_without_the_flag_the_fd_is_not_looked_at(plain_vm: Vm) -> None:
     assert bind(plain_vm, -1, 0, PAGE_SIZE, flags=0).errno_name == "ok"
 
 
-@pytest.mark.scenario("gmem.bind.flags")
+@pytest.mark.scenario("gmem.bind.every_flag")
 def test_no_other_flag_goes_with_it(typed_vm: Vm, memfd: GuestMemfd) -> None:
     """READONLY and LOG_DIRTY_PAGES among them (check_memory_region_flags)."""
     wrong = {}
@@ -220,7 +220,7 @@ def test_slots_of_several_guest_memfds(plain_vm: Vm) -> None:
         assert bind(plain_vm, two, slot=2, gpa=GPA + SIZE).ok
 
 
-@pytest.mark.scenario("gmem.bind.overlap")
+@pytest.mark.scenario("gmem.bind.overlap_shapes")
 def test_a_page_bound_twice_is_refused(typed_vm: Vm, memfd: GuestMemfd) -> None:
     """The middle two pages are bound: ranges inside, at the front and back, around."""
     elsewhere = GPA + (1 << 20)
@@ -245,7 +245,7 @@ def test_a_slot_made_anew_must_not_overlap_either(typed_vm: Vm, memfd: GuestMemf
     assert bind(typed_vm, memfd, 0, half, slot=1, gpa=GPA).ok
 
 
-@pytest.mark.scenario("gmem.bind.overlap_gpa")
+@pytest.mark.scenario("gmem.bind.overlap_gpa_offsets")
 def test_overlapping_gpas_are_eexist(typed_vm: Vm, memfd: GuestMemfd) -> None:
     """On every kernel, whether or not the ranges of the file overlap as well."""
     half = SIZE // 2

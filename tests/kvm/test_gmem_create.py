@@ -77,7 +77,7 @@ def test_size_negative_as_an_offset_is_refused(typed_vm: Vm, memfd_flags: int, s
     assert typed_vm.try_.create_guest_memfd(size, memfd_flags).errno_name == "EINVAL"
 
 
-@pytest.mark.scenario("gmem.create.flags")
+@pytest.mark.scenario("gmem.create.every_flag")
 def test_each_flag_bit_is_accepted_exactly_if_the_capability_lists_it(typed_vm: Vm) -> None:
     known = typed_vm.check_extension(lib.KVM_CAP_GUEST_MEMFD_FLAGS)
     wrong = {}

@@ -43,7 +43,7 @@ UNALIGNED = [
 ]
 
 
-@pytest.mark.scenario("gmem.fallocate.modes")
+@pytest.mark.scenario("gmem.fallocate.every_mode")
 def test_only_keep_size_with_or_without_punch_hole_is_known(memfd: GuestMemfd) -> None:
     """Every single mode bit and every pair of the defined ones; EOPNOTSUPP before any range check.
 
@@ -134,7 +134,7 @@ def test_allocation_keeps_what_is_there(shared: GuestMemfd) -> None:
         assert mapping.read() == bytes(PAGE_SIZE) + b"kept".ljust(3 * PAGE_SIZE, b"\0")
 
 
-@pytest.mark.scenario("gmem.punch.zeros")
+@pytest.mark.scenario("gmem.punch.every_range")
 @pytest.mark.parametrize(
     ("first", "pages"),
     [(first, pages) for first in range(PAGES) for pages in range(1, PAGES + 1 - first)],
@@ -184,7 +184,7 @@ def test_every_mapping_sees_the_hole(shared: GuestMemfd) -> None:
         assert one.read(0, 3) == b"new"
 
 
-@pytest.mark.scenario("gmem.punch.bound")
+@pytest.mark.scenario("gmem.punch.across_bindings")
 @pytest.mark.parametrize("bound", ["first half", "second half", "both"])
 def test_punching_across_bindings(typed_vm: Vm, memfd: GuestMemfd, bound: str) -> None:
     """The invalidation walks the bindings of the range: none, one, several, split in the middle."""

@@ -43,7 +43,7 @@ def test_only_the_mmap_flag_makes_it_mappable(memfd: GuestMemfd) -> None:
         assert result.errno_name == ("ok" if mappable(memfd) else "ENODEV")
 
 
-@pytest.mark.scenario("gmem.mmap.private")
+@pytest.mark.scenario("gmem.mmap.copy_on_write")
 @pytest.mark.parametrize("prot", [PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE])
 def test_copy_on_write_is_refused(memfd: GuestMemfd, prot: int) -> None:
     wanted = "EINVAL" if mappable(memfd) else "ENODEV"
@@ -82,7 +82,7 @@ def test_dax_and_huge_page_flags_are_refused(shared: GuestMemfd) -> None:
     assert shared.try_.mmap(flags=MAP_SHARED | MAP_HUGETLB).errno_name == "EINVAL"
 
 
-@pytest.mark.scenario("gmem.mmap.past_end")
+@pytest.mark.scenario("gmem.mmap.past_end_touched")
 @pytest.mark.parametrize(("first", "pages"), [(4, 1), (100, 1), (3, 4), (0, 64)])
 def test_past_the_end_maps_and_only_the_inside_can_be_touched(
     shared: GuestMemfd, first: int, pages: int

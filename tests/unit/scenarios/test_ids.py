@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kvmharness.scenarios import catalog
+
 TESTS = Path(__file__).resolve().parents[2]
 ID = re.compile(r"\b(?:gmem|attr|kvm|run)\.[a-z_0-9]+\.[a-z_0-9]+\b(?!\*)")
 
@@ -23,9 +25,9 @@ def test_the_table_names_scenarios_that_exist() -> None:
     assert named <= set(scenario_ids())
 
 
-def test_each_scenario_is_one_test() -> None:
-    ids = scenario_ids()
-    assert len(ids) > 200
+def test_each_id_is_one_test_or_one_scenario() -> None:
+    ids = [*scenario_ids(), *catalog.all_scenarios()]
+    assert len(ids) > 400
     assert sorted(ids) == sorted(set(ids))
 
 

@@ -361,6 +361,27 @@ def test_only_what_is_selected_runs_and_not_what_is_done(tmp_path: Path) -> None
     assert "4 deselected" in ran.output
 
 
+TWICE = """
+import pytest
+
+@pytest.mark.scenario("gmem.bind.flags")
+def test_one(kvm): pass
+
+@pytest.mark.scenario("gmem.bind.flags")
+@pytest.mark.parametrize("bit", [0, 1])
+def test_other(kvm, bit): pass
+"""
+
+
+def test_an_id_of_two_tests_is_wrong_usage(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, TWICE, "--kvmharness-strict")
+    event, _end = ran.events
+    assert event["event"] == "usage"
+    message = str(event["message"])
+    assert message.startswith("two tests have the id gmem.bind.flags: ")
+    assert message.endswith("::test_other")
+
+
 def test_an_unknown_selection_is_wrong_usage(tmp_path: Path) -> None:
     ran = run_pytest(tmp_path, REQUIRING, "--kvmharness-select=snp.fuor")
     assert ran.status == pytest.ExitCode.USAGE_ERROR
