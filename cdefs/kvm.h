@@ -639,7 +639,7 @@ struct kvm_exit_snp_req_certs {
 /*
  * Four of the exits hold an anonymous union inside a structure that has no name. cffi lays out what
  * has no name by itself, and lays the union's members side by side there. With a name it asks the
- * compiler: compat.h gives each the type of the member in the kernel's own struct kvm_run.
+ * compiler: build.py gives each the type of the member in the kernel's own struct kvm_run.
  */
 typedef struct {
 	__u64 nr;

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cffi
 import pytest
 
 from kvmharness import _kvm
@@ -122,7 +123,14 @@ def test_every_name_agrees_with_the_compiler(build: ModuleType) -> None:
     assert len(defined) > 600
     assert len(tags) > 100
     assert defined - seen["constants"].keys() == set()
-    assert tags - {name.removeprefix("struct ") for name in seen["layouts"]} == set()
+    layouts = {name.removeprefix("struct ") for name in seen["layouts"]} - {"kvmh_copy"}
+    assert tags - layouts == set()
+    # What the fallbacks are made of is all of it, too.
+    declared = build.read()
+    assert declared.numbers.keys() == seen["constants"].keys()
+    assert declared.structures.keys() | declared.aliases.keys() == {
+        name for name in layouts if not name.startswith("__")
+    }
 
 
 @pytest.mark.parametrize(
@@ -276,7 +284,7 @@ def headers_at_hand(folder: Path) -> dict[str, str]:
 
 
 def test_all_headers_at_hand_give_the_same_binding(tmp_path: Path) -> None:
-    """Built with old headers and compat.h, or with new ones alone, it is the same binding."""
+    """Built with old headers and many fallbacks, or with new ones and few, it is the same."""
     ours = json.loads(json.dumps(touch(_kvm)))
     for name, tree in headers_at_hand(tmp_path / "headers").items():
         target = tmp_path / re.sub(r"\W", "_", name)
@@ -289,6 +297,80 @@ def test_all_headers_at_hand_give_the_same_binding(tmp_path: Path) -> None:
             assert checked.returncode == 0, f"with {name}: {checked.stdout}{checked.stderr}"
 
 
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """The headers of this machine, less what a kernel could have had later."""
+    base = Path(os.environ.get("KVMHARNESS_UAPI") or "/usr/include") / "linux"
+    tree = tmp_path / "older"
+    (tree / "linux").mkdir(parents=True)
+    for name, edits in OLDER.items():
+        text = (base / name).read_text()
+        for pattern, replacement in edits:
+            text, count = re.subn(pattern, replacement, text, flags=re.M)
+            assert count == 1, f"{base / name} no longer has exactly one {pattern!r}"
+        (tree / "linux" / name).write_text(text)
+    return tree
+
+
+OLDER = {
+    "kvm.h": [
+        (r"^#define KVM_CAP_IMMEDIATE_EXIT\s.*\n", ""),
+        (r"^#define KVM_CAP_HLT\s.*", "#define KVM_CAP_HLT BIT(1)"),  # as 6.2 wrote some
+        (r"^struct kvm_enc_region \{[^}]*\};\n", ""),
+        (r"\t__u64 host_tsc;\n\t__u32 pad\[4\];", "\t__u32 pad[6];"),
+        (r"^\t\t__u32 devid;\n", ""),
+    ],
+    "psp-sev.h": [
+        (r"^\tSEV_GET_ID2,", "\tSEV_OTHER,"),
+        (r"^struct sev_user_data_get_id2 \{[^}]*\}.*;", ""),
+    ],
+}
+
+
+def lacking(build: ModuleType, tree: Path | None) -> set[str]:
+    declarations = build.declare(cffi.FFI())
+    include_dirs = build.uapi_include_dirs(str(tree)) if tree else build.uapi_include_dirs()
+    command = build.compile_command(include_dirs)
+    found: set[str] = build.lacking(declarations, build.read(), command)
+    return found
+
+
+def test_only_what_the_headers_lack_is_replaced(build: ModuleType, older: Path) -> None:
+    assert lacking(build, older) - lacking(build, None) == {
+        "KVM_CAP_IMMEDIATE_EXIT",
+        "KVM_CAP_HLT",
+        "kvm_enc_region",
+        # Their numbers are made with its size.
+        "KVM_MEMORY_ENCRYPT_REG_REGION",
+        "KVM_MEMORY_ENCRYPT_UNREG_REGION",
+        "kvm_clock_data",
+        "kvm_irq_routing_msi",
+        # They hold the one before.
+        "kvm_irq_routing_entry",
+        "kvm_irq_routing",
+        "SEV_GET_ID2",
+        "sev_user_data_get_id2",
+    }
+
+
+@pytest.mark.parametrize("variable", ["KVMHARNESS_UAPI", "CPPFLAGS", "CFLAGS"])
+def test_what_the_headers_lack_is_made_from_the_declarations(
+    older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Also where the headers come by the compiler's own environment: both look in one place."""
+    if variable != "KVMHARNESS_UAPI":
+        monkeypatch.setenv(variable, f"-I{older}")
+    done = build_and_touch(tmp_path, headers=str(older) if variable == "KVMHARNESS_UAPI" else "")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(json.dumps(touch(_kvm)))
+
+
+def test_an_sdist_needs_no_compiler(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/nonexistent/cc")
+    build.make_builder()
+
+
 def test_a_wrong_number_is_refused_where_it_is_used(planted: Path, tmp_path: Path) -> None:
     plant(planted, "kvm.h", "#define KVM_RUN 0xae80", "#define KVM_RUN 0xae81")
     done = build_and_touch(tmp_path, planted)
@@ -296,6 +378,14 @@ def test_a_wrong_number_is_refused_where_it_is_used(planted: Path, tmp_path: Pat
     (wrong,) = json.loads(done.stdout.splitlines()[-1])["wrong"]
     assert "'KVM_RUN'" in wrong
     assert "44672" in wrong  # 0xae80, what the C compiler says
+
+
+def test_a_wrong_layout_is_refused_where_it_is_used(planted: Path, tmp_path: Path) -> None:
+    plant(planted, "kvm.h", "\t__u64 linear_address;\n", "\t__u32 linear_address;\n")
+    done = build_and_touch(tmp_path, planted)
+    assert done.returncode == 0, done.stderr
+    (wrong,) = json.loads(done.stdout.splitlines()[-1])["wrong"]
+    assert "struct kvm_translation: wrong size for field 'linear_address'" in wrong
 
 
 @pytest.mark.parametrize(
