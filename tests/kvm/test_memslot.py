@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmharness import Kvm, Vm, VmBuilder
+from kvmharness import Kvm, Machine, Vm, VmBuilder
 from kvmharness.kvm import ioctl
-from kvmharness.kvm.exits import InternalErrorExit, MmioExit
+from kvmharness.kvm.exits import InternalErrorExit, MmioExit, ShutdownExit
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.machine.payload import TOUCH_WRITE, pattern_page, touch_mark, touch_table
+from kvmharness.machine.running import VcpuThread
 
 GPA = 0x4000_0000
 LOG_DIRTY = lib.KVM_MEM_LOG_DIRTY_PAGES
@@ -82,6 +84,58 @@ def test_an_anonymous_slot_moves_with_its_contents(vm_builder: Callable[..., VmB
         run = machine.run()
         assert isinstance(run.exit, MmioExit)
         assert run.exit.gpa == GPA
+
+
+#: KVM_X86_QUIRK_SLOT_ZAP_ALL (6.12): a changed slot takes all memory's mappings away, or its own.
+SLOT_ZAP_ALL = lib.KVM_X86_QUIRK_SLOT_ZAP_ALL
+
+
+@pytest.fixture(params=[True, False], ids=["zap-all", "zap-slot"])
+def ticking(
+    request: pytest.FixtureRequest, kvm: Kvm, vm_builder: Callable[..., VmBuilder]
+) -> Iterator[Machine]:
+    """A machine whose guest counts at GPA, a slot of its own, while the test goes on."""
+    if not request.param and not kvm.check_extension(lib.KVM_CAP_DISABLE_QUIRKS2) & SLOT_ZAP_ALL:
+        pytest.skip("this kernel has no KVM_X86_QUIRK_SLOT_ZAP_ALL to disable")
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").memory(GPA, 1 << 20, "anonymous")
+    with builder.payload("ticker", counter=GPA).build() as machine:
+        if not request.param:
+            machine.enable_cap(lib.KVM_CAP_DISABLE_QUIRKS2, SLOT_ZAP_ALL)
+        yield machine
+
+
+def start_ticking(machine: Machine) -> VcpuThread:
+    """Run the guest, which need not be at its beginning, until its counter is seen to move."""
+    begin = machine.read(GPA, 8)
+    thread = machine.start(timeout=20)
+    deadline = time.monotonic() + 5
+    while machine.read(GPA, 8) == begin:
+        assert time.monotonic() < deadline, "the guest does not count"
+        time.sleep(0.001)
+    return thread
+
+
+@pytest.mark.scenario("kvm.memslot.move_running")
+def test_moving_a_slot_under_a_running_guest(ticking: Machine) -> None:
+    """What it counts in is gone until the slot is back; then it goes on where it was."""
+    slot = ticking.slots[1]
+    for _ in range(5):
+        thread = start_ticking(ticking)
+        ticking.set_user_memory_region(1, GPA + (1 << 21), slot.size, slot.mapping.address)
+        run = thread.join()
+        assert isinstance(run.exit, MmioExit)
+        assert run.exit.gpa == GPA
+        last = slot.mapping.read(0, 8)
+        ticking.set_user_memory_region(1, GPA, slot.size, slot.mapping.address)
+        assert slot.mapping.read(0, 8) == last
+
+
+@pytest.mark.scenario("kvm.memslot.code_deleted_running")
+def test_deleting_the_slot_of_a_running_guests_code(ticking: Machine) -> None:
+    """There is nothing to fetch: KVM can't go on, or the processor shuts down."""
+    thread = start_ticking(ticking)
+    ticking.set_user_memory_region(0, 0, 0, ticking.slots[0].mapping.address)
+    assert isinstance(thread.join().exit, InternalErrorExit | ShutdownExit)
 
 
 @pytest.mark.scenario("kvm.memslot.resize")
