@@ -10,7 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvmharness.errors import HarnessError, InaccessibleMemory, MissingCapability, RunTimeout
+    from kvmharness.errors import (
+        HarnessError,
+        InaccessibleMemory,
+        KernelFault,
+        MissingCapability,
+        NotTheKernel,
+        RunTimeout,
+    )
     from kvmharness.kvm.guest_memfd import GuestMemfd
     from kvmharness.kvm.result import KvmError, Result
     from kvmharness.kvm.system import Kvm
@@ -28,10 +35,12 @@ _HOME = {
     "GuestMemfd": "kvm.guest_memfd",
     "HarnessError": "errors",
     "InaccessibleMemory": "errors",
+    "KernelFault": "errors",
     "Kvm": "kvm.system",
     "KvmError": "kvm.result",
     "Machine": "machine.machine",
     "MissingCapability": "errors",
+    "NotTheKernel": "errors",
     "Payload": "machine.payload",
     "Result": "kvm.result",
     "RunTimeout": "errors",
@@ -46,10 +55,12 @@ __all__ = [
     "GuestMemfd",
     "HarnessError",
     "InaccessibleMemory",
+    "KernelFault",
     "Kvm",
     "KvmError",
     "Machine",
     "MissingCapability",
+    "NotTheKernel",
     "Payload",
     "Result",
     "RunTimeout",

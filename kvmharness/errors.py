@@ -26,6 +26,20 @@ class MissingCapability(HarnessError):
         super().__init__(f"{what}: {reason}")
 
 
+class NotTheKernel(HarnessError):
+    """A test could not judge the kernel, for a reason that is not the kernel's.
+
+    Raised in a test, a fixture or a scenario, it ends the test as an *error*: neither passed nor
+    failed nor skipped, with the text as its reason, in every format (docs/formats.md). For what a
+    person has to look at and no kernel developer can mend: hardware whose firmware answers
+    otherwise than the stand-in's, say. A host that merely lacks something is a MissingCapability.
+    """
+
+
+class KernelFault(HarnessError):
+    """The kernel did what no kernel may, and no errno says so: a call that never gets on, say."""
+
+
 class RunTimeout(HarnessError):
     """KVM_RUN did not leave the guest (or the kernel) before its deadline."""
 

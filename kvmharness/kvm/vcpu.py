@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvmharness.errors import HarnessError, RunTimeout
+from kvmharness.errors import HarnessError, KernelFault, RunTimeout
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.exits import Exit, InterruptedExit, IoExit, MmioExit, read_exit
 from kvmharness.kvm.fd import OwnedFd
@@ -234,7 +234,7 @@ class Vcpu(OwnedFd):
                     return
                 if ret < 0:
                     raise KvmError(Result("KVM_RUN", -1, -ret))
-            raise HarnessError(f"vCPU {self.id} is still inside one instruction's exits")
+            raise KernelFault(f"vCPU {self.id} is still inside one instruction's exits")
         finally:
             with self._lock:
                 self.kvm_run.immediate_exit = int(self._kicked)
@@ -287,7 +287,7 @@ class Vcpu(OwnedFd):
             # The run page is written to from that thread's signal handler: it has to stay mapped.
             self.kick()
             if time.monotonic() > deadline:
-                raise HarnessError(
+                raise RunTimeout(
                     f"vCPU {self.id} did not leave KVM_RUN within {_LEAVE_SECONDS:g} s: not closed"
                 )
             time.sleep(0.001)

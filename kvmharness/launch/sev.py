@@ -14,7 +14,7 @@ import os
 from enum import IntEnum, IntFlag
 from typing import Any
 
-from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.errors import KernelFault, MissingCapability
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
@@ -291,7 +291,7 @@ class Snp:
         """LAUNCH_UPDATE until `size` bytes from `gpa` (bytes) are populated; returns the calls.
 
         Goes on where the kernel stopped, with the addresses it wrote back. KvmError when a call
-        fails: what was populated before it stays so. HarnessError when a call succeeds without
+        fails: what was populated before it stays so. KernelFault when a call succeeds without
         getting anywhere, which a kernel must not do.
         """
         address = _address(source)
@@ -304,7 +304,7 @@ class Snp:
             before = size
             gpa, address, size = result.written_back or (gpa, address, 0)
             if size >= before:
-                raise HarnessError(
+                raise KernelFault(
                     f"LAUNCH_UPDATE at {gpa:#x} returned 0 and left all {size} bytes to do"
                 )
         return calls

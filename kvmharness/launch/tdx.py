@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
-from kvmharness.errors import HarnessError
+from kvmharness.errors import KernelFault
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import KvmError, Result
@@ -347,7 +347,7 @@ class TdxVcpu:
 
         Goes on from the progress written back when a signal stopped a call. KvmError for any other
         failure: its ``result.written_back`` is where it stopped, and what was added stays so.
-        HarnessError when a call succeeds with pages left, which a kernel must not do.
+        KernelFault when a call succeeds with pages left, which a kernel must not do.
         """
         address = _address(source)
         calls = 0
@@ -359,7 +359,7 @@ class TdxVcpu:
             if result.errno not in (0, errno.EINTR, errno.EAGAIN):
                 raise KvmError(result)
             if result.ok and pages:
-                raise HarnessError(
+                raise KernelFault(
                     f"INIT_MEM_REGION returned 0 with {pages} of {before} pages left at {gpa:#x}"
                 )
         return calls

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from kvmharness.errors import HarnessError
+from kvmharness.errors import HarnessError, RunTimeout
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import (
@@ -152,13 +152,13 @@ class Machine(Vm):
     def close(self) -> None:
         """Stop the vCPUs, then close them, the memory and the VM.
 
-        HarnessError, with nothing closed, if a vCPU's thread can't be made to leave KVM_RUN.
+        RunTimeout, with nothing closed, if a vCPU's thread can't be made to leave KVM_RUN.
         """
         deadline = time.monotonic() + _LEAVE_SECONDS
         for thread in getattr(self, "threads", ()):
             # The thread's own error belongs to join(); here it only has to leave the guest.
             if not thread.leave(deadline):
-                raise HarnessError(
+                raise RunTimeout(
                     f"vCPU {thread.vcpu.id} did not leave KVM_RUN within "
                     f"{_LEAVE_SECONDS:g} s: the machine is not closed"
                 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmharness import resources
-from kvmharness.errors import HarnessError
+from kvmharness.errors import HarnessError, KernelFault
 
 #: Byte out: one console character (also the bytes of a REP OUTSB).
 PORT_CONSOLE = 0x3F8
@@ -44,7 +44,7 @@ class PayloadError(HarnessError):
     """A payload is unknown, damaged, or was given arguments it does not take."""
 
 
-class ProtocolError(HarnessError):
+class ProtocolError(KernelFault):
     """A guest wrote to the protocol's ports in a way no payload does."""
 
 
