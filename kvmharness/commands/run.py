@@ -125,8 +125,10 @@ def run(
     SELECT is a suite (kvm, snp), an id or its beginning (snp.source.null, gmem.punch), a glob
     (snp.source.*), a node id, or a part of one. What follows -- goes to pytest.
 
-    Exit status: 0 all passed, 1 something failed, 2 wrong usage, 4 nothing could run.
+    Exit status: 0 all passed, 1 something failed, or an error left it unknown, 2 wrong usage,
+    4 nothing could run.
     """
+    from kvmharness.report import result
     from kvmharness.report.console import console
     from kvmharness.suite.run import Request
 
@@ -148,7 +150,7 @@ def run(
         reports = _reserve(wanted, files)
         out = console(stderr=any(report.is_stdout for report in reports.values()))
         results = [_run_at(place, request, out, verbose) for place in places]
-        status = _status(results)
+        status = result.status(results)
         _write(reports, results, status, kcidb_build)
     return _tell(out, results, status, verbose)
 
@@ -227,7 +229,7 @@ def _run_at(place: _Place, request: Request, console: Console, verbose: bool) ->
     except UsageError:
         raise
     except HarnessError as error:
-        return _absent_record(place, "failed", str(error))
+        return _absent_record(place, "error", str(error))
     if place.kind in _EMULATED_SUITE and not request.select:
         request = _replace_select(request, (_EMULATED_SUITE[place.kind],))
     with RunProgress(console, label, verbose) as progress:
@@ -296,27 +298,10 @@ def _absent_record(place: _Place, outcome: Outcome, reason: str) -> HostResult:
         if place.kind == labels.NATIVE
         else labels.HostLabel(place.kind, place.kernel or "?")
     )
-    record = Record(
-        id=place.kind,
-        nodeid=f"<{place.kind}>",
-        outcome=outcome,
-        host=label.kind,
-        kernel=label.kernel,
-        emulated=label.emulated,
-        reason=reason,
-    )
-    return HostResult(label, {}, [record], planned=1)
+    return HostResult(label, {}, [Record.of_host(label, outcome, reason=reason)])
 
 
 # ------------------------------------------------------------------ the end
-
-
-def _status(results: Sequence[HostResult]) -> int:
-    if any(result.count("failed") for result in results):
-        return exit_status.FAILED
-    if not any(result.count("passed") for result in results):
-        return exit_status.NOTHING_RAN
-    return 0
 
 
 def _write(
@@ -341,7 +326,7 @@ def _tell(console: Console, results: Sequence[HostResult], status: int, verbose:
     from kvmharness.report import terminal
 
     records = [record for result in results for record in result.records]
-    if len(records) == 1 and records[0].nodeid.startswith("<") and not records[0].report:
+    if len(records) == 1 and records[0].is_of_host and not records[0].report:
         # The only host was not to be had: that is one line, not a table of zeros.
         click.echo(f"kvmharness: {records[0].reason}", err=True)
         return status

@@ -7,19 +7,19 @@ import json
 from collections.abc import Sequence
 
 import kvmharness
+from kvmharness.report.records import OUTCOMES
 from kvmharness.report.result import HostResult
 
-SCHEMA = "kvmharness.run/1"
+SCHEMA = "kvmharness.run/2"
 
 
 def render(results: Sequence[HostResult], exit_status: int) -> str:
     """Return the results as JSON."""
-    outcomes = ("passed", "failed", "skipped")
     report = {
         "schema": SCHEMA,
         "version": kvmharness.__version__,
         "exit_status": exit_status,
-        "summary": {outcome: sum(r.count(outcome) for r in results) for outcome in outcomes}
+        "summary": {outcome: sum(r.count(outcome) for r in results) for outcome in OUTCOMES}
         | {"not_run": sum(result.not_run for result in results)},
         "hosts": [
             {
@@ -29,7 +29,7 @@ def render(results: Sequence[HostResult], exit_status: int) -> str:
                 "words": result.label.words,
                 "seconds": round(result.seconds, 3),
                 "facts": dict(result.facts),
-                **{outcome: result.count(outcome) for outcome in outcomes},
+                **{outcome: result.count(outcome) for outcome in OUTCOMES},
                 "not_run": result.not_run,
             }
             for result in results

@@ -25,7 +25,9 @@ from kvmharness.report.result import HostResult
 #: Who submits, where a lab says nothing else.
 ORIGIN = "kvmharness"
 
-_STATUS = {"passed": "PASS", "failed": "FAIL", "skipped": "SKIP"}
+_STATUS = {"passed": "PASS", "failed": "FAIL", "error": "ERROR", "skipped": "SKIP"}
+#: Of a test that was planned and never began.
+_NOT_RUN = "MISS"
 #: What kcidb's schema allows of a log excerpt, in characters.
 _EXCERPT = 16384
 
@@ -116,7 +118,7 @@ def _test(
         "origin": origin,
         "build_id": build,
         "path": _path(record.id),
-        "status": _STATUS[record.outcome],
+        "status": _STATUS[record.outcome] if record.ran else _NOT_RUN,
         "duration": round(record.seconds, 3),
         "comment": record.id,
         "environment": {

@@ -79,7 +79,7 @@ class RunProgress:
             )
         elif not self._verbose and time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
-            self._console.print(f"{self._label.kind}: {self.done} of {self._total}{self._failed()}")
+            self._console.print(f"{self._label.kind}: {self.done} of {self._total}{self._bad()}")
 
     def _tell(self, record: Record) -> None:
         line = Text(f"{record.outcome:<8}", style=STYLES[record.outcome])
@@ -95,8 +95,10 @@ class RunProgress:
         ]
         return " ".join(parts)
 
-    def _failed(self) -> str:
-        return f", {self._counts['failed']} failed" if self._counts["failed"] else ""
+    def _bad(self) -> str:
+        words = {"failed": "failed", "error": "errors"}
+        counted = ((self._counts[outcome], word) for outcome, word in words.items())
+        return "".join(f", {count} {word}" for count, word in counted if count)
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -12,20 +12,26 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from kvmharness.labels import HostLabel
 
-Outcome = Literal["passed", "failed", "skipped"]
+#: `failed` is the kernel's doing; `error` is not: nothing is known of the kernel. What becomes
+#: which stands in docs/formats.md.
+Outcome = Literal["passed", "failed", "error", "skipped"]
+OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "error", "skipped")
+#: What formats with finer words tell apart: a failure that was expected (a skip), one for want of
+#: time (an error when it was the whole run's), and a planned test that never began (an error).
+Cause = Literal["", "expected", "timeout", "not-run"]
 
 
 @dataclass(frozen=True)
 class Record:
     """What became of one test.
 
-    `reason` is one sentence, of a skip or failure; `requirement` what a skip wanted; `report` the
-    failure's whole text; `ioctls` the last calls of a test that failed, one line each;
-    `kernel_log` what the kernel said during a test that failed, or that made it report a bug.
+    `reason` is one sentence, of what did not pass; `requirement` what a skip wanted; `report` the
+    whole text of a failure or error; `ioctls` the last calls of such a test, one line each;
+    `kernel_log` what the kernel said during it, or that made the kernel report a bug.
     """
 
     id: str
@@ -36,11 +42,34 @@ class Record:
     emulated: bool
     seconds: float = 0.0
     reason: str = ""
+    cause: Cause = ""
     requirement: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     report: str = ""
     ioctls: tuple[str, ...] = ()
     kernel_log: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, label: HostLabel, test_id: str, nodeid: str, outcome: Outcome, **values: Any
+    ) -> Self:
+        """Return the record of a test on the host with this label."""
+        return cls(test_id, nodeid, outcome, label.kind, label.kernel, label.emulated, **values)
+
+    @classmethod
+    def of_host(cls, label: HostLabel, outcome: Outcome, **values: Any) -> Self:
+        """Return a record about a host itself: it can't be had, or died between two tests."""
+        return cls.of(label, label.kind, f"<{label.kind}>", outcome, **values)
+
+    @property
+    def is_of_host(self) -> bool:
+        """Whether it is about the host itself, not about a test."""
+        return self.nodeid.startswith("<")
+
+    @property
+    def ran(self) -> bool:
+        """Whether the test began at all."""
+        return self.cause != "not-run"
 
     @property
     def label(self) -> HostLabel:

@@ -3,32 +3,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kvmharness import exit_status
 from kvmharness.labels import HostLabel
-from kvmharness.report.records import Record
+from kvmharness.report.records import Outcome, Record
 
 
 @dataclass
 class HostResult:
-    """What came of the suite on one host.
+    """What came of the suite on one host: a record for each test that was planned.
 
-    `not_run` counts tests that were planned and have no record, because the run was told to stop
-    early (pytest's -x, say).
+    `facts` is what is known of the host. `seconds`: how long it took, boots included.
     """
 
     label: HostLabel
     facts: Mapping[str, object]
     records: list[Record] = field(default_factory=list)
-    planned: int = 0
     seconds: float = 0.0
 
-    def count(self, outcome: str) -> int:
-        """How many records have this outcome."""
-        return sum(record.outcome == outcome for record in self.records)
+    def count(self, outcome: Outcome) -> int:
+        """How many tests that ran ended so."""
+        return sum(record.outcome == outcome and record.ran for record in self.records)
 
     @property
     def not_run(self) -> int:
-        """How many of the planned tests have no record."""
-        return max(self.planned - len(self.records), 0)
+        """How many planned tests never began."""
+        return sum(not record.ran for record in self.records)
+
+
+def status(results: Sequence[HostResult]) -> int:
+    """Return the exit status for all hosts together: an error is no pass."""
+    passed, failed, error = (
+        sum(result.count(outcome) for result in results)
+        for outcome in ("passed", "failed", "error")
+    )
+    # What was left out of a run that passed so far might have failed.
+    if failed or error or (passed and any(result.not_run for result in results)):
+        return exit_status.FAILED
+    return 0 if passed else exit_status.NOTHING_RAN

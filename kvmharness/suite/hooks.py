@@ -20,7 +20,7 @@ from kvmharness.errors import MissingCapability, UsageError
 
 if TYPE_CHECKING:
     from kvmharness.kernel_log import KernelLine, KernelLog
-    from kvmharness.report.records import Outcome, RecordWriter
+    from kvmharness.report.records import Cause, Outcome, RecordWriter
     from kvmharness.suite.deadline import Watchdog
     from kvmharness.suite.leaks import Snapshot
     from kvmharness.suite.requirements import HostAnswers
@@ -59,6 +59,9 @@ class Watch:
         self.baseline: Snapshot | None = None
         self.kernel_lines: list[KernelLine] = []
         self.reports: list[pytest.TestReport] = []
+        #: Those of them that are not the kernel's fault.
+        self.ours: list[pytest.TestReport] = []
+        self.timed_out = False
 
     @property
     def requirements(self) -> frozenset[str]:
@@ -187,13 +190,13 @@ class Session:
             raise UsageError(f"--require {name}: no selected test needs it")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Write a failed record for a file that can't be collected: its tests are missing."""
+        """Write an error for a file that can't be collected: its tests are missing."""
         if report.failed and self.writer is not None:
             text = report.longreprtext
             self._write(
                 id=report.nodeid or "collection",
                 nodeid=report.nodeid,
-                outcome="failed",
+                outcome="error",
                 reason=f"can't be collected: {_last_line(text)}",
                 report=text,
             )
@@ -213,6 +216,9 @@ class Session:
             self._begin(watch, until_end)
             try:
                 result = yield
+            except BaseException as error:
+                self._write_ended(watch, error, time.monotonic() - start)
+                raise
             finally:
                 self.current = None
         if self.writer is not None:
@@ -289,6 +295,7 @@ class Session:
         seconds = float(mark.args[0]) if mark and mark.args and self.deadline else self.deadline
 
         def passed() -> BaseException:
+            watch.timed_out = True
             return pytest.fail.Exception(f"deadline: {phase} took longer than {seconds:g} s")
 
         if self._watchdog is not None and seconds > 0:
@@ -337,7 +344,7 @@ class Session:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Make a required skip a failure; show a failure's ioctls and kernel log."""
         report = yield
@@ -349,6 +356,11 @@ class Session:
         if self.kernel_log is not None:
             watch.kernel_lines += self.kernel_log.new_lines()
         if report.failed:
+            if call.excinfo is not None:
+                from kvmharness.suite.fault import is_ours
+
+                if is_ours(call.excinfo.value, call.when):
+                    watch.ours.append(report)
             if watch.ioctls:
                 shown = min(LAST_IOCTLS, len(watch.ioctls))
                 title = f"ioctls (the last {shown} of {len(watch.ioctls)})"
@@ -375,8 +387,8 @@ class Session:
             report.longrepr = (path, (line or 0) + 1, f"Skipped: {reason}")
 
     def _write_record(self, watch: Watch, seconds: float) -> None:
-        outcome, reason, text = _verdict(watch)
-        failed = outcome == "failed"
+        outcome, cause, reason, text = _verdict(watch)
+        failed = outcome in ("failed", "error")
         keep_log = failed or any(line.splat for line in watch.kernel_lines)
         requirement = watch.skipped_for if outcome == "skipped" else None
         self._write(
@@ -384,12 +396,25 @@ class Session:
             nodeid=watch.item.nodeid,
             outcome=outcome,
             reason=reason,
+            cause=cause,
             seconds=round(seconds, 6),
             requirement=requirement,
             details=watch.details,
             report=text,
             ioctls=tuple(_last_ioctls(watch)) if failed else (),
             kernel_log=tuple(map(str, watch.kernel_lines)) if keep_log else (),
+        )
+
+    def _write_ended(self, watch: Watch, error: BaseException, seconds: float) -> None:
+        """Write the record of a test in which the session ended, as by pytest.exit."""
+        said = _last_line(f"{type(error).__name__}: {error}")
+        self._write(
+            id=watch.id,
+            nodeid=watch.item.nodeid,
+            outcome="error",
+            reason=f"the session ended in this test: {said}",
+            seconds=round(seconds, 6),
+            details=watch.details,
         )
 
     def _write(self, **values: Any) -> None:
@@ -499,20 +524,25 @@ def _skip_reason(report: pytest.TestReport) -> str:
     return text.removeprefix("Skipped: ")
 
 
-def _verdict(watch: Watch) -> tuple[Outcome, str, str]:
-    """Return the outcome, its reason in a sentence, and a failure's whole text."""
+def _verdict(watch: Watch) -> tuple[Outcome, Cause, str, str]:
+    """Return the outcome, its cause and reason in a sentence, and a failure's whole text."""
     failures = [report for report in watch.reports if report.failed]
     if failures:
-        texts = [_failure_text(report) for report in failures]
-        return "failed", _failure_reason(failures[0]), "\n\n".join(texts)
+        text = "\n\n".join(map(_failure_text, failures))
+        cause: Cause = "timeout" if watch.timed_out else ""
+        # What the kernel did counts, whatever else went wrong in the same test.
+        of_kernel = [report for report in failures if report not in watch.ours]
+        if of_kernel:
+            return "failed", cause, _failure_reason(of_kernel[0]), text
+        return "error", "", _failure_reason(failures[0]), text
     for report in watch.reports:
         if report.skipped and hasattr(report, "wasxfail"):
-            return "skipped", f"expected failure: {report.wasxfail}", ""
+            return "skipped", "expected", f"expected failure: {report.wasxfail}", ""
         if report.skipped:
-            return "skipped", _skip_reason(report), ""
+            return "skipped", "", _skip_reason(report), ""
     if not any(report.when == "call" for report in watch.reports):
-        return "failed", "the session ended before the test ran", ""
-    return "passed", "", ""
+        return "error", "not-run", "not run: pytest was told to set up only", ""
+    return "passed", "", "", ""
 
 
 def _failure_reason(report: pytest.TestReport) -> str:

@@ -112,13 +112,17 @@ def run_suite(host: SuiteHost, label: HostLabel, request: Request, on_event: OnE
             out_of_time = time.monotonic() - began >= request.timeout
             if attempt.ended is not None or not remaining or out_of_time or request.stops_early:
                 break
-        if attempt.ended is None and not request.stops_early:
-            reason = "the run's time was over" if out_of_time else "the tests crashed too often"
-            for nodeid in remaining:
-                missing = _failure(label, planned[nodeid], nodeid, f"not run: {reason}")
-                result.records.append(missing)
-                on_event(missing)
-    result.planned = max(len(planned), len(result.records))
+        why = "pytest ended before it"
+        if attempt.ended is None:
+            why = "the run's time was over" if out_of_time else "the tests crashed too often"
+        if request.stops_early:
+            why = "pytest was told to stop at a failure"
+        for nodeid in remaining:
+            missing = Record.of(
+                label, planned[nodeid], nodeid, "error", reason=f"not run: {why}", cause="not-run"
+            )
+            result.records.append(missing)
+            on_event(missing)
     result.seconds = time.monotonic() - began
     return result
 
@@ -270,17 +274,28 @@ def _blame(
     result: HostResult,
     on_event: OnEvent,
 ) -> None:
-    """Record as failed the test that ran when the process or its host ended."""
-    reason = _why_it_ended(attempt, run, request)
-    text = "\n".join([run.explain(), *_without_pytest(attempt.noise)])
+    """Record what became of the test that ran when the process or its host ended.
+
+    A crash is the kernel's doing, or the test's own: a failure. What ends a run from outside, or
+    between two tests, is nobody's fault that can be named: an error.
+    """
+    values: dict[str, Any] = {
+        "reason": _why_it_ended(attempt, run, request),
+        "report": "\n".join([run.explain(), *_without_pytest(attempt.noise)]),
+    }
+    if run.verdict is Verdict.TIMEOUT or _hung(attempt):
+        values["cause"] = "timeout"
     if attempt.current is None:
-        # Between tests, or before the first: nobody's fault that can be named.
-        test_id, nodeid = label.kind, f"<{label.kind}>"
+        record = Record.of_host(label, "error", **values)
     else:
-        test_id, nodeid = attempt.current
-    record = _failure(label, test_id, nodeid, reason, text)
+        ours = run.verdict in (Verdict.TIMEOUT, Verdict.QEMU_CRASHED, Verdict.BOOT_FAILED)
+        record = Record.of(label, *attempt.current, "error" if ours else "failed", **values)
     result.records.append(record)
     on_event(record)
+
+
+def _hung(attempt: _Attempt) -> bool:
+    return any(line.startswith(_FAULTHANDLER_TIMEOUT) for line in attempt.noise)
 
 
 def _without_pytest(lines: Iterable[str]) -> Iterator[str]:
@@ -296,7 +311,7 @@ def _why_it_ended(attempt: _Attempt, run: HostRun, request: Request) -> str:
         return f"still running when the run's {request.timeout:g} s were over"
     if run.verdict is not Verdict.FINISHED:
         return f"{run.verdict}: {run.detail}"
-    if any(line.startswith(_FAULTHANDLER_TIMEOUT) for line in attempt.noise):
+    if _hung(attempt):
         return "hung: its deadline had no effect, and the test process was ended"
     status = run.status or 0
     if status > 128:
@@ -305,16 +320,3 @@ def _why_it_ended(attempt: _Attempt, run: HostRun, request: Request) -> str:
         except ValueError:
             pass
     return f"the test process ended with status {status} in the middle of the test"
-
-
-def _failure(label: HostLabel, test_id: str, nodeid: str, reason: str, report: str = "") -> Record:
-    return Record(
-        id=test_id,
-        nodeid=nodeid,
-        outcome="failed",
-        host=label.kind,
-        kernel=label.kernel,
-        emulated=label.emulated,
-        reason=reason,
-        report=report,
-    )

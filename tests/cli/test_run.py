@@ -74,13 +74,19 @@ def test_every_kind_of_end_has_its_verdict(make_suite: MakeSuite, tmp_path: Path
     assert records["kvm.it.fails"]["reason"] == "AssertionError: this is why"
     assert records["kvm.it.fails"]["ioctls"][-1].endswith("size=1 = EINVAL")
     assert records["gmem.punch.all"]["details"] == {"pages": 3}
-    assert result["summary"] == {"passed": 2, "failed": 4, "skipped": 3, "not_run": 0}
+    assert result["summary"] == {
+        "passed": 2,
+        "failed": 4,
+        "error": 0,
+        "skipped": 3,
+        "not_run": 0,
+    }
     for record in records.values():
         assert (record["host"], record["emulated"]) == ("native", False)
         assert record["kernel"] == os.uname().release
     rows = [line.split() for line in ended.out.splitlines()]
-    counts = ["native", os.uname().release, "2", "4", "3", "0"]
-    assert counts in [row[:6] for row in rows]
+    counts = ["native", os.uname().release, "2", "4", "0", "3", "0"]
+    assert counts in [row[:7] for row in rows]
     assert ["2", "no", "such", "thing", "here"] in rows
     assert "KVM_CREATE_GUEST_MEMFD size=1 = EINVAL" in ended.out
     assert "\n1..1\n" in files["ktap"].read_text()
@@ -160,6 +166,7 @@ def test_dash_x_stops_and_says_what_was_not_run(make_suite: MakeSuite) -> None:
     assert json.loads(ended.out)["summary"] == {
         "passed": 0,
         "failed": 1,
+        "error": 0,
         "skipped": 0,
         "not_run": 2,
     }

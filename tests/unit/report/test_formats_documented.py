@@ -52,7 +52,7 @@ def test_a_matrix(documented: set[str]) -> None:
 
 def test_a_run(documented: set[str]) -> None:
     record = Record("a.b", "n", "passed", "native", "7.3", False)
-    results = [HostResult(HostLabel("native", "7.3"), {}, [record], 1, 1.0)]
+    results = [HostResult(HostLabel("native", "7.3"), {}, [record], 1.0)]
     found = {path[-1] for path in members(json.loads(json_report.render(results, 0)))}
     assert found - documented == set()
     assert {field.name for field in fields(Record)} <= documented

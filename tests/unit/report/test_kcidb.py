@@ -22,7 +22,7 @@ def record(test_id: str, outcome: Outcome = "passed", **values: Any) -> Record:
 
 def result(*records: Record, kernel: str = "7.3.4-amd64") -> HostResult:
     facts = {"kind": "emulated-snp", "emulated": True, "kernel": kernel, "kernel_origin": "Debian"}
-    return HostResult(HostLabel("emulated-snp", kernel), facts, list(records), len(records), 3.0)
+    return HostResult(HostLabel("emulated-snp", kernel), facts, list(records), 3.0)
 
 
 def render(*results: HostResult, build: str | None = None) -> dict[str, Any]:
@@ -55,6 +55,18 @@ def test_a_skip_and_a_failure_carry_their_reasons() -> None:
     assert [test["status"] for test in tests] == ["SKIP", "FAIL"]
     assert tests[0]["misc"]["reason"] == "no such VM type"
     assert tests[1]["log_excerpt"] == "EIO\nassert 5\nfd 3 X = EIO"
+
+
+def test_what_is_not_the_kernel_s_fault_is_an_error_and_what_never_ran_is_missing() -> None:
+    tests = render(
+        result(
+            record("a.b", "error", reason="boot-failed: no kvm.ko"),
+            record("a.c", "error", reason="not run: the time was over", cause="not-run"),
+            record("a.d", "failed", reason="deadline", cause="timeout"),
+        )
+    )["tests"]
+    assert [test["status"] for test in tests] == ["ERROR", "MISS", "FAIL"]
+    assert tests[0]["log_excerpt"] == "boot-failed: no kvm.ko"
 
 
 def test_a_long_report_is_cut_at_its_beginning_and_holds_no_zero_byte() -> None:

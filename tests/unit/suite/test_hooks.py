@@ -238,7 +238,7 @@ def test_details_are_recorded(ran: Ran) -> None:
 )
 def test_a_deadline_fails_the_test_where_it_waits(ran: Ran, name: str, phase: str) -> None:
     record = ran[name]
-    assert record.outcome == "failed"
+    assert (record.outcome, record.cause) == ("failed", "timeout")
     assert record.reason.startswith(f"deadline: {phase} took longer than 0.2 s")
     assert "wait()" in record.report or "time.sleep(60)" in record.report
 
@@ -266,7 +266,8 @@ def test_ids_are_the_scenario_s_and_told_apart(ran: Ran) -> None:
 
 def test_expected_failures_are_not_passes(ran: Ran) -> None:
     record = ran["test_expected_to_fail"]
-    assert (record.outcome, record.reason) == ("skipped", "expected failure: known")
+    assert (record.outcome, record.cause) == ("skipped", "expected")
+    assert record.reason == "expected failure: known"
     assert ran["test_unexpectedly_passes"].outcome == "failed"
     assert ran["test_skipped"].reason == "not now"
 
@@ -323,6 +324,12 @@ def test_lacks_kvm(): raise MissingCapability("/dev/kvm", "not there")
 @pytest.mark.destructive
 def test_destroys(): pass
 
+@pytest.fixture
+def secure_processor(): pytest.skip("no /dev/sev")
+
+@pytest.mark.scenario("snp.five")
+def test_skips_in_setup(secure_processor): pass
+
 def test_other(): pytest.skip("of no interest")
 """
 
@@ -335,6 +342,7 @@ def test_a_required_skip_is_a_failure(tmp_path: Path) -> None:
         "test_lacks_a_capability": "skipped",
         "test_lacks_kvm": "failed",
         "test_destroys": "skipped",
+        "test_skips_in_setup": "failed",
         "test_other": "skipped",
     }
     reason = "required by --require snp, but skipped: no /dev/sev"
@@ -357,8 +365,8 @@ def test_only_what_is_selected_runs_and_not_what_is_done(tmp_path: Path) -> None
     ran = run_pytest(tmp_path, REQUIRING, "--kvmharness-select=snp.t*", f"--kvmharness-done={done}")
     plan = [["snp.two", "test_it.py::test_lacks_a_capability"]]
     assert ran.events[0] == {"event": "plan", "tests": plan}
-    assert "3 deselected" not in ran.output
-    assert "4 deselected" in ran.output
+    assert "4 deselected" not in ran.output
+    assert "5 deselected" in ran.output
 
 
 TWICE = """
@@ -388,12 +396,108 @@ def test_an_unknown_selection_is_wrong_usage(tmp_path: Path) -> None:
     assert "no test is called 'snp.fuor'; close to it: snp.four" in ran.output
 
 
-def test_a_file_that_can_not_be_collected_is_a_failed_record(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_collected_is_an_error(tmp_path: Path) -> None:
     ran = run_pytest(tmp_path, "import there_is_no_such_module\n", "--kvmharness-strict")
     (record,) = ran.records.values()
-    assert record.outcome == "failed"
+    assert record.outcome == "error"
     assert record.reason.startswith("can't be collected: ModuleNotFoundError")
     assert "there_is_no_such_module" in record.report
+
+
+# ------------------------------------------------------------------ whose fault it is
+
+FAULTS = """
+import pytest
+from kvmharness.errors import HarnessError, KernelFault, NotTheKernel, RunTimeout
+
+def test_differs(): raise NotTheKernel("the firmware answers otherwise: send us this")
+
+def test_harness(): raise HarnessError("no such payload")
+
+def test_kernel_fault(): raise KernelFault("0 bytes done, 4096 left")
+
+def test_hangs(): raise RunTimeout("the guest never left")
+
+def test_bug_in_the_test(): {}["x"]
+
+@pytest.fixture
+def broken(): raise KeyError("a name that a fixture did not find")
+
+@pytest.fixture
+def refused(): raise OSError(22, "EINVAL")
+
+@pytest.fixture
+def checks(): assert 1 == 2
+
+@pytest.fixture
+def breaks_later():
+    yield
+    raise KeyError("in teardown")
+
+@pytest.fixture
+def leaks():
+    yield
+    assert 0, "pages were left"
+
+def test_fixture_breaks(broken): pass
+def test_kernel_refuses_a_fixture(refused): pass
+def test_fixture_checks(checks): pass
+def test_teardown_breaks(breaks_later): pass
+def test_kernel_leaks_too(leaks): raise NotTheKernel("differs")
+def test_no_such_fixture(there_is_none): pass
+"""
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_pytest(tmp_path_factory.mktemp("faults"), FAULTS, "--kvmharness-strict")
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("test_differs", "error"),
+        ("test_harness", "error"),
+        ("test_kernel_fault", "failed"),
+        ("test_hangs", "failed"),
+        ("test_bug_in_the_test", "failed"),
+        ("test_fixture_breaks", "error"),
+        ("test_kernel_refuses_a_fixture", "failed"),
+        ("test_fixture_checks", "failed"),
+        ("test_teardown_breaks", "error"),
+        ("test_no_such_fixture", "error"),
+    ],
+)
+def test_whose_fault_it_is(faults: Ran, name: str, outcome: str) -> None:
+    assert faults[name].outcome == outcome
+
+
+def test_an_error_says_its_reason_whole(faults: Ran) -> None:
+    record = faults["test_differs"]
+    assert record.reason.endswith("NotTheKernel: the firmware answers otherwise: send us this")
+    assert "test_it.py" in record.report
+
+
+def test_what_the_kernel_did_counts_beside_an_error(faults: Ran) -> None:
+    record = faults["test_kernel_leaks_too"]
+    assert record.outcome == "failed"
+    assert record.reason.startswith("AssertionError: pages were left")
+    assert "NotTheKernel: differs" in record.report
+
+
+@pytest.mark.parametrize("ends", ["pytest.exit('enough')", "raise KeyboardInterrupt"])
+def test_a_test_in_which_the_session_ends_has_a_record(tmp_path: Path, ends: str) -> None:
+    source = f"import pytest\ndef test_ends(): {ends}\ndef test_after(): pass\n"
+    ran = run_pytest(tmp_path, source, "--kvmharness-strict")
+    assert list(ran.records) == ["test_ends"]
+    assert ran["test_ends"].outcome == "error"
+    assert ran["test_ends"].reason.startswith("the session ended in this test: ")
+    assert ran.events[-1] == {"event": "end", "exitstatus": 2}
+
+
+def test_a_test_that_was_only_set_up_did_not_run(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, "def test_a(): pass\n", "--kvmharness-strict", "--setup-only")
+    assert (ran["test_a"].outcome, ran["test_a"].ran) == ("error", False)
 
 
 # ------------------------------------------------------------------ other people's projects
@@ -449,7 +553,7 @@ def test_a_broken_binding_does_not_break_other_tests(tmp_path: Path) -> None:
     ran = run_pytest(tmp_path, source, "--kvmharness-strict", PYTHONPATH=_with(tmp_path))
     assert ran["test_unit"].outcome == "passed"
     assert ran["test_trace"].outcome == "passed"
-    assert ran["test_kvm"].outcome == "failed"
+    assert ran["test_kvm"].outcome == "error"
     assert "kvmharness._kvm" in ran["test_kvm"].reason
 
 
