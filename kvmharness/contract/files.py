@@ -14,6 +14,7 @@ from kvmharness.contract.generation import BadGeneration, Change, Generation
 from kvmharness.contract.patterns import BadPattern, Patterns
 from kvmharness.contract.rows import LOG, Alternative, Contract, ContractError, Row
 from kvmharness.release import NotARelease, Release, parse_release
+from kvmharness.scenarios.grammar import GrammarError, Promise, parse
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def _row(table: dict[str, Any], file: str) -> Row:
     named = _texts(table, "scenario", f"{file}: scenario")
     where = f"{file}: promise of {', '.join(named) or '(no scenario)'}"
     _check(table, _KEYS, where)
-    outcome = _texts(table, "outcome", where)
+    outcome = _promises(table, where)
     if not named or not outcome:
         raise ContractError(f"{where}: scenario and outcome are required")
     row = Row(
@@ -95,12 +96,12 @@ def _holds(generation: Generation, release: str) -> bool:
 def _alternative(entry: Any, where: str) -> Alternative:
     """Return an entry of `or`: a list of texts, or a table where there is more to say."""
     if isinstance(entry, list):
-        return Alternative(tuple(entry))
+        return Alternative(_promises({"outcome": entry}, where))
     if not isinstance(entry, dict) or not entry.get("outcome"):
         raise ContractError(f"{where}: an entry of `or` is a list of texts or has an `outcome`")
     _check(entry, _ALTERNATIVE_KEYS, where)
     return Alternative(
-        _texts(entry, "outcome", where),
+        _promises(entry, where),
         _texts(entry, "log", where),
         _texts(entry, "seen", where),
         entry.get("why", ""),
@@ -128,11 +129,17 @@ def _texts(table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     return texts
 
 
+def _promises(table: dict[str, Any], where: str) -> tuple[Promise, ...]:
+    """Return what `outcome` promises of each step."""
+    texts = _texts(table, "outcome", where)
+    return tuple(_made(partial(parse, text), where) for text in texts)
+
+
 def _made(make: Callable[[], T], where: str) -> T:
     """Return what `make` gives; what is wrong with a row is said of that row."""
     try:
         return make()
-    except (BadPattern, BadGeneration, NotARelease) as error:
+    except (BadPattern, BadGeneration, GrammarError, NotARelease) as error:
         raise ContractError(f"{where}: {error}") from None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kvmharness.contract.generation import Generation, meant
 from kvmharness.contract.patterns import Patterns
 from kvmharness.errors import HarnessError
+from kvmharness.scenarios.grammar import Promise, words
 
 if TYPE_CHECKING:
     from kvmharness.scenarios.outcome import Outcome
@@ -27,15 +28,19 @@ class ContractError(HarnessError):
 class Alternative:
     """An outcome that is as good as a row's own, with what the kernel's log then shows."""
 
-    outcome: tuple[str, ...]
+    outcome: tuple[Promise, ...]
     log: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     why: str = ""
 
     def differences(self, outcome: Outcome) -> frozenset[int]:
         """Return the numbers of the steps in which `outcome` is another; LOG for the log."""
-        steps = zip_longest(self.outcome, outcome.signature)
-        different = {number for number, (one, other) in enumerate(steps, 1) if one != other}
+        pairs = zip_longest(self.outcome, outcome.steps)
+        different = {
+            number
+            for number, (promise, step) in enumerate(pairs, 1)
+            if promise is None or step is None or not promise.admits(step)
+        }
         if set(outcome.log) != set(self.log):
             different.add(LOG)
         return frozenset(different)
@@ -47,7 +52,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Row:
-    """One promise: `outcome` is a text for each step, `log` what the kernel's log shows.
+    """One promise: `outcome` has a part for each step, `log` what the kernel's log shows.
 
     `scenarios` are patterns of ids. `alternatives` are outcomes that are as good: a configuration
     that not every kernel of the generation has. `seen` lists releases it was observed on, `read`
@@ -60,7 +65,7 @@ class Row:
 
     scenarios: Patterns
     generation: Generation
-    outcome: tuple[str, ...]
+    outcome: tuple[Promise, ...]
     log: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
@@ -173,7 +178,7 @@ class Contract:
         if any(row.keeps(outcome) for row in rows):
             return ""
         lines = [f"{outcome.scenario} on {release} breaks its contract.", *_promised(rows)]
-        lines.append(f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}")
+        lines.append(f"  happened: {_join(map(words, outcome.steps))}{_log(tuple(outcome.log))}")
         alike = [other for other in self.of(outcome.scenario) if other.keeps(outcome)]
         if alike:
             lines.append(f"  that is what the contract says of {alike[0].kernels}")
@@ -199,7 +204,7 @@ class Contract:
                 "  Marked with * is what no kernel promises: so far it was seen on an emulated "
                 "host alone, whose firmware is a stand-in.",
                 *_promised([row]),
-                f"  happened: {_join(outcome.signature)}{_log(tuple(outcome.log))}",
+                f"  happened: {_join(map(words, outcome.steps))}{_log(tuple(outcome.log))}",
                 *_steps(outcome, different),
                 "  Please report it with this text, the processor's name, and the version of its "
                 "firmware or TDX module, so that the stand-in and the contract can be mended.",
@@ -218,13 +223,13 @@ def _promised(rows: Iterable[Row]) -> list[str]:
 
 def _steps(outcome: Outcome, marked: frozenset[int]) -> list[str]:
     return [
-        f"{'*' if number in marked else ' '} {number}. {step}"
+        f"{'*' if number in marked else ' '} {number}. {step.label}: {words(step)}"
         for number, step in enumerate(outcome.steps, 1)
     ]
 
 
-def _join(texts: Iterable[str]) -> str:
-    return "; ".join(texts)
+def _join(parts: Iterable[Promise | str]) -> str:
+    return "; ".join(map(str, parts))
 
 
 def _log(log: tuple[str, ...]) -> str:

@@ -51,7 +51,8 @@ DEFAULT_POLICY = SnpPolicy.SMT | SnpPolicy.RESERVED_MUST_BE_ONE
 
 
 @functools.cache
-def _firmware_names() -> dict[int, str]:
+def firmware_names() -> dict[int, str]:
+    """Return the names of the firmware's status codes, by code."""
     names: dict[int, str] = {}
     for name in dir(lib):
         # SEV_RET_INAVLID_CONFIG is the uAPI's own misspelling of the next one.
@@ -65,7 +66,7 @@ def _firmware_names() -> dict[int, str]:
 
 def firmware_error_name(code: int) -> str:
     """Return the name of a firmware status code (SEV_RET_* of linux/psp-sev.h without prefix)."""
-    return _firmware_names().get(code & 0xFFFFFFFF, f"{code:#x}")
+    return firmware_names().get(code & 0xFFFFFFFF, f"{code:#x}")
 
 
 #: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for traces.

@@ -7,6 +7,8 @@ Linux has a part of them in arch/x86/include/asm/shared/tdx_errno.h.
 
 from __future__ import annotations
 
+import re
+
 #: Bits 63:32 of a status: class and name. Bits 31:0 are details, mostly the ID of an operand.
 STATUS_NAMES = {
     0x40000001: "NON_RECOVERABLE_VCPU",
@@ -260,6 +262,16 @@ def status_code(name: str, operand: str = "") -> int:
     """Return the status called `name` (without ``TDX_``), about `operand`. KeyError for others."""
     upper = _CODES[name] << 32
     return upper | (_OPERANDS[operand] if operand else 0)
+
+
+def is_status_name(name: str) -> bool:
+    """Whether status_name() could give this name."""
+    if name in _SOFTWARE.values():
+        return True
+    status, colon, operand = name.partition(":")
+    return status in _CODES and (
+        not colon or operand in _OPERANDS or bool(re.fullmatch(r"0x[0-9a-f]+", operand))
+    )
 
 
 _CODES = {name: code for code, name in STATUS_NAMES.items()}

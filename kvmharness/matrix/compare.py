@@ -7,11 +7,12 @@ Kernels are paired by series: 7.3.4 of one with 7.3.1 of the other. What is left
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvmharness.errors import UsageError
 from kvmharness.matrix.model import Cell, Column, Matrix
 from kvmharness.release import NotARelease, parse_series
+from kvmharness.scenarios.step import Call
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Difference:
     @property
     def firmware(self) -> bool:
         """Whether nothing but a firmware code is different: that is the stand-in's own."""
-        return _without_firmware(self.left_cell) == _without_firmware(self.right_cell)
+        return _without_firmware(self.left_cell).alike(_without_firmware(self.right_cell))
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,12 @@ def _series(column: Column) -> tuple[int, int] | str:
         return column.label.kernel
 
 
-def _without_firmware(cell: Cell) -> tuple[object, ...]:
-    texts = tuple(text.partition(" fw=")[0] for text in cell.texts)
-    return cell.result if not texts else "", texts, tuple(sorted(set(cell.log)))
+def _without_firmware(cell: Cell) -> Cell:
+    steps = (
+        replace(step, fw_error=None, fw_error_name="") if isinstance(step, Call) else step
+        for step in cell.steps
+    )
+    return replace(cell, steps=tuple(steps))
 
 
 def _grouped(not_run: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from kvmharness.contract.rows import Contract, ContractError
 from kvmharness.contract.rows import Row as Promise
 from kvmharness.matrix.model import NOT_OUTCOMES, Cell, Change, Column, Row
 from kvmharness.release import NotARelease
-from kvmharness.scenarios.outcome import Outcome, Step
+from kvmharness.scenarios.outcome import Outcome
 
 
 def rows(contract: Contract, columns: Sequence[Column], summaries: Mapping[str, str]) -> list[Row]:
@@ -101,5 +101,4 @@ def _promise(contract: Contract, scenario: str, column: Column, cell: Cell) -> P
 
 
 def _outcome(scenario: str, cell: Cell) -> Outcome:
-    steps = [Step(str(step["label"]), str(step["text"])) for step in cell.steps]
-    return Outcome(scenario, steps, log=list(cell.log))
+    return Outcome(scenario, list(cell.steps), log=list(cell.log))

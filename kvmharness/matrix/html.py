@@ -18,6 +18,8 @@ from markupsafe import Markup, escape
 
 from kvmharness.matrix.model import KINDS, Cell, Change, Column, Kind, Matrix, Row
 from kvmharness.matrix.table import reasons
+from kvmharness.scenarios.grammar import words
+from kvmharness.scenarios.step import Fact, Step, Tally
 
 #: Beside the colour, for those who don't see it.
 GLYPHS: Mapping[Kind, str] = {
@@ -170,7 +172,7 @@ def _data(matrix: Matrix) -> Markup:
 def _details(cell: Cell) -> dict[str, Any]:
     details: dict[str, Any] = {"kind": cell.kind, "words": cell.words}
     steps = [
-        {"label": step["label"], "text": step["text"], "back": list(_written_back(step))}
+        {"label": step.label, "words": words(step), "more": list(_more(step))}
         for step in cell.steps
     ]
     for name, value in (
@@ -188,13 +190,15 @@ def _details(cell: Cell) -> dict[str, Any]:
     return details
 
 
-def _written_back(step: Mapping[str, Any]) -> Iterator[str]:
-    """Yield ``gpa 0x0 → 0x4000`` for what a populate wrote back, changed or not."""
-    asked, back = step.get("asked"), step.get("written_back")
-    if not asked or not back:
-        return
-    pages = "INIT_MEM_REGION" in str(step["label"])
-    names = ("gpa", "source", "pages left" if pages else "bytes left")
-    for name, before, after in zip(names, asked, back, strict=False):
-        was, now = (str(before), str(after)) if name == "pages left" else (hex(before), hex(after))
-        yield f"{name} {was} → {now}" if was != now else f"{name} {was}, untouched"
+def _more(step: Step) -> Iterator[str]:
+    """Yield what stands below a step: ``gpa 0x0 → 0x4000`` of what a populate wrote back."""
+    if isinstance(step, Fact):
+        if step.note:
+            yield step.note
+    elif isinstance(step, Tally):
+        yield ", ".join(f"{name} {times} times" for name, times in step.counts.items())
+    else:
+        for name, numbers in step.written_back.items():
+            was, now = (str(n) if name == "pages" else hex(n) for n in numbers)
+            what = f"{name} left" if name in ("pages", "bytes") else name
+            yield f"{what} {was} → {now}" if was != now else f"{what} {was}, untouched"

@@ -13,9 +13,12 @@ from typing import Any, Literal
 import kvmharness
 from kvmharness.errors import UsageError
 from kvmharness.labels import HostLabel
+from kvmharness.scenarios import grammar
+from kvmharness.scenarios.outcome import step_as_json, step_from_json
+from kvmharness.scenarios.step import Call, Step
 from kvmharness.selection import topic
 
-SCHEMA = "kvmharness.matrix/1"
+SCHEMA = "kvmharness.matrix/2"
 
 #: The result of a scenario that has no outcome: it could not run, or it took the process or the
 #: kernel down, or did not end, or failed by itself. `reason` says more.
@@ -34,9 +37,6 @@ KINDS: dict[Kind, str] = {
     "skip": "could not run here",
 }
 
-#: Of a populate's text: pages are left to do; pages were done.
-_LEFT = re.compile(r" left [1-9]")
-_DONE = re.compile(r" \+[1-9]")
 #: `` x3`` after what repeats.
 _TIMES = " x{}"
 
@@ -45,15 +45,15 @@ _TIMES = " x{}"
 class Cell:
     """What one kernel did with one scenario.
 
-    `steps` are dictionaries with ``label`` and ``text``, and ``errno``, ``fw_error``, ``asked`` and
-    ``written_back`` where they are calls. `log` is what of the kernel's log a contract can promise,
-    `log_lines` all of it. `trace` holds a line for each ioctl. `contract` says whether the outcome
-    is what the contract promises of this kernel: ``kept``, ``broken``, or empty for no promise.
+    `result` is ``ok``, an errno's name, or one of NOT_OUTCOMES. `log` is what of the kernel's log a
+    contract can promise, `log_lines` all of it. `trace` holds a line for each ioctl. `contract`
+    says whether the outcome is what the contract promises of this kernel: ``kept``, ``broken``, or
+    empty for no promise.
     """
 
     result: str
     reason: str = ""
-    steps: tuple[Mapping[str, Any], ...] = ()
+    steps: tuple[Step, ...] = ()
     log: tuple[str, ...] = ()
     log_lines: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
@@ -67,61 +67,63 @@ class Cell:
         """Whether there is an outcome to compare: everything but a skip is one."""
         return self.result != SKIP
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The steps' texts: what is compared."""
-        return tuple(step["text"] for step in self.steps)
-
     def alike(self, other: Cell) -> bool:
-        """Whether both show the same: a text per step, the same in the kernel's log."""
+        """Whether both show the same, step by step and in the kernel's log."""
         if self.result in NOT_OUTCOMES or other.result in NOT_OUTCOMES:
             return self.result == other.result
-        return self.texts == other.texts and set(self.log) == set(other.log)
+        return (
+            len(self.steps) == len(other.steps)
+            and all(map(grammar.alike, self.steps, other.steps))
+            and set(self.log) == set(other.log)
+        )
 
     @property
     def words(self) -> str:
-        """The outcome in a few words: ``EINVAL x3; ok +1``, and what the kernel's log adds."""
+        """The outcome in a few words: ``EINVAL x3; ok``, and what the kernel's log adds."""
         if self.result in NOT_OUTCOMES:
             return self.result
-        return "; ".join([*_counted(self.texts), *_counted(self.log)])
+        return "; ".join([*self._step_words(), *_counted(self.log)])
 
     @property
     def brief(self) -> str:
         """As `words`, without the names of the functions that the kernel's log gives."""
         if self.result in NOT_OUTCOMES:
             return self.result
-        return "; ".join([*_counted(self.texts), *_counted(line.split()[0] for line in self.log)])
+        return "; ".join([*self._step_words(), *_counted(line.split()[0] for line in self.log)])
+
+    def _step_words(self) -> list[str]:
+        return _counted(map(grammar.words, self.steps))
 
     @property
     def kind(self) -> Kind:
-        """What it comes to."""
+        """What it comes to. Which of a race's many calls failed is chance, and does not count."""
         if self.result == SKIP:
             return "skip"
         if self.result in NOT_OUTCOMES:
             return "crash"
         if self.log:
             return "warning"
-        calls = [step for step in self.steps if "errno" in step]
-        refused = [step for step in calls if step["errno"]]
+        calls = self._calls
+        refused = [call for call in calls if not call.ok]
         if not refused:
-            return "partial" if any(map(_LEFT.search, self.texts)) else "ok"
-        if len(refused) < len(calls) or any(_DONE.search(step["text"]) for step in refused):
+            return "partial" if any(call.left for call in calls) else "ok"
+        if len(refused) < len(calls) or any(call.done for call in refused):
             return "partial"
-        return "firmware" if any(step.get("fw_error") for step in refused) else "refused"
+        return "firmware" if any(call.fw_error for call in refused) else "refused"
+
+    @property
+    def _calls(self) -> list[Call]:
+        return [step for step in self.steps if isinstance(step, Call)]
 
     @property
     def fw_error(self) -> int:
         """The last firmware error of any step, 0 if there was none."""
-        codes = [step.get("fw_error") for step in self.steps]
-        return next((code for code in reversed(codes) if code), 0)
+        return next((call.fw_error for call in reversed(self._calls) if call.fw_error), 0)
 
     @property
     def remaining(self) -> int | None:
-        """What the last populate wrote back as left to do: bytes (SNP) or pages (TDX)."""
-        for step in reversed(self.steps):
-            if step.get("written_back"):
-                return int(step["written_back"][-1])
-        return None
+        """The pages that the last populate wrote back as left to do; None without one."""
+        return next((call.left for call in reversed(self._calls) if call.left is not None), None)
 
     def as_json(self) -> dict[str, Any]:
         """Return the cell for a matrix's JSON; a skip has nothing but its reason."""
@@ -138,7 +140,7 @@ class Cell:
             "words": self.words,
             "kind": self.kind,
             "contract": self.contract,
-            "steps": [dict(step) for step in self.steps],
+            "steps": [step_as_json(step) for step in self.steps],
             "log_lines": list(self.log_lines),
             "digest": self.digest,
             "predicted_digest": self.predicted_digest,
@@ -152,7 +154,7 @@ class Cell:
         return cls(
             result=str(values["result"]),
             reason=str(values.get("reason", "")),
-            steps=tuple(values.get("steps", ())),
+            steps=tuple(map(step_from_json, values.get("steps", ()))),
             log=tuple(values.get("log", ())),
             log_lines=tuple(values.get("log_lines", ())),
             trace=tuple(values.get("trace", ())),

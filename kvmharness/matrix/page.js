@@ -59,8 +59,8 @@
     const ol = element("ol");
     for (const step of list) {
       const li = element("li", step.label + ": ");
-      li.append(element("b", step.text));
-      for (const line of step.back) li.append(element("small", line));
+      li.append(element("b", step.words));
+      for (const line of step.more) li.append(element("small", line));
       ol.append(li);
     }
     body.append(ol);

@@ -20,7 +20,10 @@ from kvmharness.matrix.model import NOT_OUTCOMES, SKIP, Cell
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: What has a say in an outcome: the binding and its wrappers, the scenarios, how a host boots.
-_SOURCES = ("*.py", "*.so", "populate/*.py", "measure/*.py", "hosts/*.py", "matrix/observe.py")
+_SOURCES = (
+    *("*.py", "*.so", "kvm/*.py", "launch/*.py", "measure/*.py", "machine/*.py"),
+    *("scenarios/*.py", "standins/*.py", "hosts/*.py", "matrix/observe.py"),
+)
 #: Entries that nobody wrote or read for so long are removed, in seconds.
 _KEPT = 30 * 24 * 3600.0
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from kvmharness.errors import MissingCapability
 from kvmharness.kernel_log import KernelLog
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.scenarios.outcome import Outcome, Step, call_text
+from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.step import Call, Fact, Tally
 from kvmharness.standins import snp as standin
 
 if TYPE_CHECKING:
@@ -47,14 +48,19 @@ class Bench:
 
     def step(self, label: str, result: Result[Any]) -> Result[Any]:
         """Record a call that the contract holds the kernel to; gives the result back."""
-        self.outcome.steps.append(
-            Step(label, call_text(result), {"errno": result.errno, "fw_error": result.fw_error})
-        )
+        self.outcome.steps.append(Call.of(label, result))
         return result
 
-    def fact(self, label: str, text: str) -> None:
-        """Record something established otherwise than by one call's result."""
-        self.outcome.steps.append(Step(label, text))
+    def tally(self, label: str, results: Iterable[Result[Any]]) -> None:
+        """Record what many calls came to, where a race decides which of them fail."""
+        self.outcome.steps.append(Tally.of(label, results))
+
+    def fact(self, label: str, answer: str | int, note: str = "") -> None:
+        """Record something established otherwise than by one call's result.
+
+        `answer` is a number or a word of step.ANSWERS; `note` says more to a person.
+        """
+        self.outcome.steps.append(Fact(label, str(answer), note))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _mmap_in_place(bench: DefaultBench) -> None:
     mapping = bench.mapping(bench.memfd(IN_PLACE))
     bench.touch("write", lambda: mapping.write(0, b"kvmharness"))
     same = mapping.read(0, 10) == b"kvmharness"
-    bench.fact("read back", "the same" if same else "something else")
+    bench.fact("read back", "same" if same else "changed")
 
 
 @default_scenario("gmem.mmap.without_flag", "a guest_memfd without MMAP")
@@ -253,7 +253,7 @@ def _punch_zeros(bench: DefaultBench) -> None:
     pages = [mapping.read(page * PAGE_SIZE, PAGE_SIZE) for page in range(PAGES)]
     bench.fact("page 1", "zeros" if not any(pages[1]) else "not zeros")
     others = all(page == b"\xa5" * PAGE_SIZE for page in (pages[0], *pages[2:]))
-    bench.fact("the others", "as they were" if others else "changed")
+    bench.fact("the others", "as before" if others else "changed")
 
 
 @default_scenario("gmem.punch.bound", "holes punched while a slot is bound, and after it is gone")
@@ -277,7 +277,7 @@ def _end_mapping(bench: DefaultBench) -> None:
     guest_memfd.close()
     bench.vm.close()
     same = mapping.read(0, 10) == b"still here"
-    bench.fact("contents", "as they were" if same else "something else")
+    bench.fact("contents", "as before" if same else "changed")
     bench.touch("write", lambda: mapping.write(PAGE_SIZE, b"x"))
 
 

@@ -18,6 +18,7 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.machine.slot import require_guest_memfd
 from kvmharness.scenarios.engine import Bench, Need, Scenario, register
 from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.step import Call
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
@@ -71,12 +72,13 @@ class DefaultBench(Bench):
 
     def touch(self, label: str, access: Callable[[], object]) -> None:
         """Record whether the host may touch memory: ``ok``, or the signal that it gets."""
+        signal = ""
         try:
             access()
         except InaccessibleMemory as error:
-            self.fact(label, error.signal_name)
-        else:
-            self.fact(label, "ok")
+            signal = error.signal_name
+        number = errno.EFAULT if signal else 0
+        self.outcome.steps.append(Call(label, number, signal=signal))
 
     def call(self, label: str, name: str, function: Callable[[], Any]) -> Result[int]:
         """Make a system call by Python's own wrapper of it, and record it as a step."""

@@ -3,28 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from kvmharness.kvm.mapping import PAGE_SIZE
-from kvmharness.kvm.result import Result
+from kvmharness.errors import errno_name
+from kvmharness.scenarios.grammar import words
+from kvmharness.scenarios.step import Call, Fact, Step, Tally
 
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a scenario, or one fact it established.
-
-    `text` is the part that a contract holds the kernel to: the errno's name, the firmware's code,
-    how many pages were populated and how many left, and whatever write-back is out of the
-    ordinary. `detail` is for a person: the numbers themselves.
-    """
-
-    label: str
-    text: str
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.label}: {self.text}"
+_KINDS: dict[str, type[Call | Tally | Fact]] = {"call": Call, "tally": Tally, "fact": Fact}
+#: Members that a call has in JSON only where there is something to tell.
+_UNUSUAL = ("source_moved", "gpa_moved", "size_moved", "signal", "fw_error_name")
+_OF_PAGES = ("asked", "done", "left", "written_back")
 
 
 @dataclass
@@ -41,23 +31,16 @@ class Outcome:
     trace: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def signature(self) -> list[str]:
-        """What a contract row's ``outcome`` is compared with: one text per step."""
-        return [step.text for step in self.steps]
-
-    @property
     def result(self) -> str:
-        """The last step's verdict: ``ok`` or an errno's name."""
-        return self.steps[-1].text.split()[0] if self.steps else "nothing"
+        """``ok`` or an errno's name: what result_of() says of the steps."""
+        return result_of(self.steps)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a record holds of it."""
         return {
             "scenario": self.scenario,
             "result": self.result,
-            "steps": [
-                {"label": step.label, "text": step.text, **step.detail} for step in self.steps
-            ],
+            "steps": [step_as_json(step) for step in self.steps],
             "log": self.log,
             "log_lines": self.log_lines,
             "digest": self.digest,
@@ -67,35 +50,38 @@ class Outcome:
         }
 
 
-def call_text(result: Result[Any]) -> str:
-    """Say how a call ended: ``ok``, ``EINVAL``, ``EIO fw=INVALID_PARAM``."""
-    if result.fw_error:
-        return f"{result.errno_name} fw={result.fw_error_name or hex(result.fw_error)}"
-    return result.errno_name
+def result_of(steps: Sequence[Step]) -> str:
+    """Return ``ok`` or an errno's name: what the last call, or the last of many, came to.
 
-
-def update_text(result: Result[Any], asked: tuple[int, int, int], *, moves_source: bool) -> str:
-    """Say how a LAUNCH_UPDATE ended and what it wrote back, in pages.
-
-    `asked` is (gpa, source address, size) as passed in. After success: ``ok +2``, then ``left 2``
-    if the kernel stopped early. A write-back that does not fit the pages done is spelt out.
+    Facts have no say in it; without anything else it is ``ok``.
     """
-    text = call_text(result)
-    if result.written_back is None:
-        return text
-    gpa, source, size = (
-        after - before for after, before in zip(result.written_back, asked, strict=True)
-    )
-    if result.ok:
-        text += f" +{gpa // PAGE_SIZE}"
-        if result.written_back[2]:
-            text += f" left {result.written_back[2] // PAGE_SIZE}"
-    # What is ordinary: success moves gpa and source on and shrinks the size, all by the same;
-    # failure leaves everything, and ZERO leaves the source.
-    if not result.ok and gpa:
-        text += f" gpa {gpa:+#x}"
-    if source != (gpa if moves_source else 0):
-        text += f" source {source:+#x}"
-    if size != -gpa:
-        text += f" size {size:+#x}"
-    return text
+    for step in reversed(steps):
+        if isinstance(step, Call):
+            return errno_name(step.errno)
+        if isinstance(step, Tally):
+            return step.result
+    return "ok"
+
+
+def step_as_json(step: Step) -> dict[str, Any]:
+    """Return a step as plain data: its kind, its words, its numbers."""
+    kind = next(name for name, made in _KINDS.items() if isinstance(step, made))
+    values = asdict(step)
+    if isinstance(step, Call):
+        values["written_back"] = {name: [*both] for name, both in step.written_back.items()}
+        left_out = [name for name in _UNUSUAL if values[name] in (None, "")]
+        if step.asked is None:
+            left_out += _OF_PAGES
+        for name in left_out:
+            del values[name]
+    return {"step": kind, "words": words(step), **values}
+
+
+def step_from_json(values: Mapping[str, Any]) -> Step:
+    """Return the step that step_as_json() described. KeyError or ValueError for what is none."""
+    made = _KINDS[values["step"]]
+    names = {each.name for each in fields(made)}
+    held = {name: value for name, value in values.items() if name in names}
+    if back := held.get("written_back"):
+        held["written_back"] = {name: (was, now) for name, (was, now) in back.items()}
+    return made(**held)

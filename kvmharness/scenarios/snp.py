@@ -20,8 +20,9 @@ from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import Result
 from kvmharness.launch.sev import DEFAULT_POLICY, PageType, SnpPolicy
 from kvmharness.launch.source import SourceBuffer
-from kvmharness.scenarios.races import meanwhile, only
-from kvmharness.scenarios.snp_bench import SLOT_PAGES, SnpBench, snp_scenario
+from kvmharness.scenarios.populate_bench import SLOT_PAGES
+from kvmharness.scenarios.races import meanwhile
+from kvmharness.scenarios.snp_bench import SnpBench, snp_scenario
 from kvmharness.scenarios.sources import SOURCE_KINDS
 from kvmharness.standins import snp as standin
 
@@ -54,11 +55,11 @@ def _contents(type_: PageType, pages: int) -> bytes | None:
 
 def _try_source(bench: SnpBench, kind: str, type_: PageType, pages: int) -> None:
     source = bench.source(kind, pages, _contents(type_, pages))
-    bench.update(0, pages, source, type_)
+    result = bench.update(0, pages, source, type_)
+    left = (result.written_back or (0, 0, 0))[2] // PAGE_SIZE
     # A source that ends early: what the next call says about the page that stopped the first.
-    result_left = bench.outcome.steps[-1].text.partition(" left ")[2]
-    if result_left:
-        done = pages - int(result_left.split()[0])
+    if result.ok and left:
+        done = pages - left
         rest = source.address + done * PAGE_SIZE if isinstance(source, SourceBuffer) else source
         bench.update(done, pages - done, rest, type_)
 
@@ -652,10 +653,7 @@ def _pre_fault(bench: SnpBench, *, finished: bool) -> None:
     bench.update(0, 2, bench.source("aligned", 2))
     if finished:
         machine.snp.launch_finish()
-    result = vcpu.try_.pre_fault_memory(0, 4 * PAGE_SIZE)
-    bench.step("KVM_PRE_FAULT_MEMORY pages 0 to 3", result)
-    left = (result.written_back or (0, 0))[1] // PAGE_SIZE
-    bench.fact("pages left to pre-fault", str(left))
+    bench.pre_fault(vcpu, 0, 4)
     if not finished:
         bench.update(2, 2, bench.source("aligned", 2))
 
@@ -679,7 +677,7 @@ def _populate_at_once(bench: SnpBench, threads: int) -> None:
     source = bench.source("aligned", SLOT_PAGES)
     barrier = threading.Barrier(threads)
     populated: list[int] = []
-    refused: list[Result[Any]] = []
+    calls: list[Result[Any]] = []
 
     def body() -> None:
         barrier.wait(10)
@@ -694,21 +692,16 @@ def _populate_at_once(bench: SnpBench, threads: int) -> None:
             assert result.written_back is not None
             reached = result.written_back[0] // PAGE_SIZE
             populated.extend(range(gfn, reached))
-            if result.ok:
-                gfn = reached
-            else:
-                refused.append(result)
-                gfn += 1
+            calls.append(result)
+            gfn = reached if result.ok else gfn + 1
 
     workers = [threading.Thread(target=body) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(30)
-    once = sorted(populated) == list(range(SLOT_PAGES))
-    bench.fact("pages", "each populated once" if once else f"populated {sorted(populated)}")
-    others = {result.errno_name for result in refused} - {"EIO"}
-    bench.fact("refusals", "EIO alone" if not others else f"also {sorted(others)}")
+    bench.populated_once(populated)
+    bench.tally("calls", calls)
 
 
 @snp_scenario("snp.race.two_threads", "two threads populate the same range", "two_cpus")
@@ -733,8 +726,8 @@ def _race_punch(bench: SnpBench) -> None:
     punches: list[Result[int]] = []
     with meanwhile(lambda: punches.append(guest_memfd.try_.punch_hole(0, size))):
         updates = [bench.try_update(0, SLOT_PAGES, source) for _ in range(20)]
-    bench.fact("updates", only(updates, {"ok", "EIO"}))
-    bench.fact("punches", only(punches, {"ok"}))
+    bench.tally("updates", updates)
+    bench.tally("punches", punches)
     bench.command("a last punch", guest_memfd.try_.punch_hole(0, SLOT_PAGES * PAGE_SIZE))
     bench.update(0, SLOT_PAGES, source)
 
@@ -752,8 +745,8 @@ def _race_attributes(bench: SnpBench) -> None:
         lambda: flips.append(machine.try_.set_memory_attributes(0, size, next(attributes)))
     ):
         updates = [bench.try_update(0, SLOT_PAGES, source) for _ in range(20)]
-    bench.fact("updates", only(updates, {"ok", "EIO"}))
-    bench.fact("flips", only(flips, {"ok"}))
+    bench.tally("updates", updates)
+    bench.tally("flips", flips)
 
 
 @snp_scenario("snp.race.signal", "a signal is pending while a range is populated")
@@ -761,7 +754,7 @@ def _race_signal(bench: SnpBench) -> None:
     """Signals rain on the thread inside LAUNCH_UPDATE: progress is kept, whatever errno comes."""
     machine = bench.machine
     source = bench.source("aligned", SLOT_PAGES)
-    seen: set[str] = set()
+    calls: list[Result[Any]] = []
     main = threading.get_ident()
 
     def rain() -> None:
@@ -770,11 +763,10 @@ def _race_signal(bench: SnpBench) -> None:
 
     # SIGURG is ignored by default, and an ignored signal is never pending: it needs a handler.
     before = signal.signal(signal.SIGURG, lambda number, frame: None)
-    gfn, calls = 0, 0
+    gfn = 0
     try:
         with meanwhile(rain):
-            while gfn < SLOT_PAGES and calls < 10_000:
-                calls += 1
+            while gfn < SLOT_PAGES and len(calls) < 10_000:
                 result = machine.try_.snp.launch_update(
                     gfn * PAGE_SIZE,
                     (SLOT_PAGES - gfn) * PAGE_SIZE,
@@ -783,13 +775,11 @@ def _race_signal(bench: SnpBench) -> None:
                 )
                 assert result.written_back is not None
                 gfn = result.written_back[0] // PAGE_SIZE
-                if not result.ok:
-                    seen.add(result.errno_name)
+                calls.append(result)
     finally:
         signal.signal(signal.SIGURG, before)
     bench.fact("populated", f"{gfn} of {SLOT_PAGES}")
-    others = sorted(seen - {"EIO"})
-    bench.fact("refusals while a signal waits", f"also {others}" if others else "EIO at most")
+    bench.tally("calls while signals rain", calls)
 
 
 @snp_scenario(
@@ -831,7 +821,8 @@ def _end_closed(bench: SnpBench) -> None:
     bench.update(0, SLOT_PAGES, source)
     bench.machine.close()
     after = standin.wait_for_counts(before, 2)
-    bench.fact("the RMP", "as before" if after == before else f"{before} before, {after} after")
+    note = f"{before} before, {after} after"
+    bench.fact("the RMP", "as before" if after == before else "changed", note)
 
 
 @snp_scenario("snp.end.asid_reuse", "36 VMs in a row: more than an emulated host has ASIDs")
@@ -844,5 +835,4 @@ def _end_asid_reuse(bench: SnpBench) -> None:
         machine.snp.launch_start()
         results.append(bench.try_update(0, 1, source))
         machine.close()
-    texts = {result.errno_name for result in results}
-    bench.fact("every one", "ok" if texts == {"ok"} else str(sorted(texts)))
+    bench.tally("the first page of each", results)

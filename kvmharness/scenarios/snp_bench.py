@@ -15,18 +15,17 @@ from kvmharness.launch.source import SourceBuffer
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure.snp import LaunchDigest
-from kvmharness.scenarios.engine import Bench, Need, Scenario, register
-from kvmharness.scenarios.outcome import Outcome, Step, update_text
+from kvmharness.scenarios.engine import Need, Scenario, register
+from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench
 from kvmharness.scenarios.sources import SOURCE_KINDS
+from kvmharness.scenarios.step import Call
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
-#: Pages of the slot that scenarios populate; it begins at gfn 0.
-SLOT_PAGES = 64
 
-
-class SnpBench(Bench):
+class SnpBench(PopulateBench):
     """A Bench whose machine is an SNP VM. Pages are counted as gfns from 0."""
 
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
@@ -102,18 +101,12 @@ class SnpBench(Bench):
         result = self._issue_update(gfn, pages, source, type, flags, size)
         address = source.address if isinstance(source, SourceBuffer) else source or 0
         self._follow_digest(result, gfn, address, type)
-        asked = (gfn * PAGE_SIZE, address, length)
-        label = f"LAUNCH_UPDATE gfn {gfn}, {length // PAGE_SIZE} pages, type {type}"
         self.outcome.steps.append(
-            Step(
-                label,
-                update_text(result, asked, moves_source=type != PageType.ZERO),
-                {
-                    "errno": result.errno,
-                    "fw_error": result.fw_error,
-                    "asked": asked,
-                    "written_back": result.written_back,
-                },
+            Call.of_pages(
+                f"LAUNCH_UPDATE gfn {gfn}, {length // PAGE_SIZE} pages, type {type}",
+                result,
+                {"gpa": gfn * PAGE_SIZE, "source": address, "bytes": length},
+                moves_source=type != PageType.ZERO,
             )
         )
         return result

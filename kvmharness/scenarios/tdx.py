@@ -25,9 +25,10 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.source import SourceBuffer
 from kvmharness.launch.tdx import CpuidEntry, TdAttributes, Tdx, cpuid2, cpuid_entries, start_td
 from kvmharness.launch.tdx_status import status_code
-from kvmharness.scenarios.races import meanwhile, only
+from kvmharness.scenarios.populate_bench import SLOT_PAGES
+from kvmharness.scenarios.races import meanwhile
 from kvmharness.scenarios.sources import SOURCE_KINDS
-from kvmharness.scenarios.tdx_bench import SLOT_PAGES, TdxBench, tdx_scenario
+from kvmharness.scenarios.tdx_bench import TdxBench, tdx_scenario
 from kvmharness.standins import tdx as tdx_standin
 from kvmharness.standins.tdx import Seamcall
 
@@ -498,7 +499,7 @@ def _state_capabilities(bench: TdxBench) -> None:
     bench.command("flags 1", tdx.get_capabilities(flags=1))
     bench.command("a bad pointer", tdx.command(lib.KVM_TDX_CAPABILITIES, 0x10))
     grown = machine.tdx.capabilities(1)
-    bench.fact("grown from one entry", "complete" if len(grown.cpuid) > 1 else "one entry")
+    bench.fact("grown from one entry", "complete" if len(grown.cpuid) > 1 else "incomplete")
 
 
 @tdx_scenario(
@@ -528,13 +529,13 @@ def _state_irqchip(bench: TdxBench) -> None:
 def _state_vcpu_limit(bench: TdxBench) -> None:
     machine = bench.make(vcpus=0)
     limit = machine.check_extension(lib.KVM_CAP_MAX_VCPUS)
-    bench.fact("KVM_CAP_MAX_VCPUS", "processors" if limit == os.cpu_count() else str(limit))
+    as_many = "processors" if limit == os.cpu_count() else "not processors"
+    bench.fact("KVM_CAP_MAX_VCPUS", as_many, str(limit))
     created = [machine.try_.create_vcpu(index) for index in range(limit + 1)]
     for result in created:
         if result.value is not None:
             machine.own(result.value)
-    good = all(result.ok for result in created[:-1])
-    bench.fact("up to the limit", "ok" if good else "refused")
+    bench.tally("up to the limit", created[:-1])
     bench.command("one more", created[-1])
 
 
@@ -576,7 +577,7 @@ def _state_get_cpuid(bench: TdxBench) -> None:
     exact = vcpu.get_cpuid(needed)
     bench.command("as many as it asked for", exact)
     told = len(exact.value or ()) == needed > 1
-    bench.fact("the number it wrote back", "exact" if told else f"not exact: {needed}")
+    bench.fact("the number it wrote back", "exact" if told else "not exact", str(needed))
     bench.command("a bad pointer", vcpu.command(lib.KVM_TDX_GET_CPUID, 0x10))
 
 
@@ -893,10 +894,7 @@ def _pre_fault(bench: TdxBench, *, finalized: bool) -> None:
     bench.region(0, 2, bench.source("aligned", 2))
     if finalized:
         machine.tdx.finalize_vm()
-    result = machine.vcpus[0].try_.pre_fault_memory(0, 4 * PAGE_SIZE)
-    bench.step("KVM_PRE_FAULT_MEMORY pages 0 to 3", result)
-    left = (result.written_back or (0, 0))[1] // PAGE_SIZE
-    bench.fact("pages left to pre-fault", str(left))
+    bench.pre_fault(machine.vcpus[0], 0, 4)
     if not finalized:
         bench.region(2, 2, bench.source("aligned", 2))
 
@@ -917,7 +915,7 @@ def _prefault_after_finalize(bench: TdxBench) -> None:
 
 
 def _add_going_on(
-    bench: TdxBench, vcpu: int, source: SourceBuffer, added: list[int], refused: list[Result[Any]]
+    bench: TdxBench, vcpu: int, source: SourceBuffer, added: list[int], calls: list[Result[Any]]
 ) -> None:
     """Add the whole slot through one vCPU, going on past what another has done."""
     gfn = 0
@@ -930,21 +928,19 @@ def _add_going_on(
         assert result.written_back is not None
         reached = result.written_back[0] // PAGE_SIZE
         added.extend(range(gfn, reached))
-        gfn = reached
-        if not result.ok:
-            refused.append(result)
-            gfn += 1
+        calls.append(result)
+        gfn = reached if result.ok else reached + 1
 
 
 def _populate_at_once(bench: TdxBench, vcpus: list[int]) -> None:
     source = bench.source("aligned", SLOT_PAGES)
     barrier = threading.Barrier(len(vcpus))
     added: list[int] = []
-    refused: list[Result[Any]] = []
+    calls: list[Result[Any]] = []
 
     def body(vcpu: int) -> None:
         barrier.wait(10)
-        _add_going_on(bench, vcpu, source, added, refused)
+        _add_going_on(bench, vcpu, source, added, calls)
 
     workers = [threading.Thread(target=body, args=(vcpu,)) for vcpu in vcpus]
     for worker in workers:
@@ -952,10 +948,8 @@ def _populate_at_once(bench: TdxBench, vcpus: list[int]) -> None:
     for worker in workers:
         worker.join(30)
     bench.forget_digest()
-    once = sorted(added) == list(range(SLOT_PAGES))
-    bench.fact("pages", "each added once" if once else f"added {sorted(added)}")
-    others = {result.errno_name for result in refused} - {"EIO"}
-    bench.fact("refusals", "EIO alone" if not others else f"also {sorted(others)}")
+    bench.populated_once(added)
+    bench.tally("calls", calls)
     bench.command("FINALIZE_VM", bench.machine.try_.tdx.finalize_vm())
 
 
@@ -982,8 +976,8 @@ def _race_punch(bench: TdxBench) -> None:
     size = SLOT_PAGES * PAGE_SIZE
     with meanwhile(lambda: punches.append(guest_memfd.try_.punch_hole(0, size))):
         calls = [bench.try_region(0, SLOT_PAGES, source) for _ in range(10)]
-    bench.fact("calls", only(calls, {"ok", "EIO"}))
-    bench.fact("punches", only(punches, {"ok"}))
+    bench.tally("calls", calls)
+    bench.tally("punches", punches)
     bench.command("a last punch", guest_memfd.try_.punch_hole(0, size))
     bench.region(0, SLOT_PAGES, source)
 
@@ -1005,8 +999,8 @@ def _race_attributes(bench: TdxBench) -> None:
 
     with meanwhile(flip):
         calls = [bench.try_region(0, SLOT_PAGES, source) for _ in range(10)]
-    bench.fact("calls", only(calls, {"ok", "EIO", "EINVAL"}))
-    bench.fact("flips", only(flips, {"ok"}))
+    bench.tally("calls", calls)
+    bench.tally("flips", flips)
     machine.set_shared(0, size)
     machine.set_private(0, size)
     bench.region(0, SLOT_PAGES, source)
@@ -1027,7 +1021,7 @@ def _race_finalize(bench: TdxBench) -> None:
     left = (results[0].written_back or (0, 0, 1))[2]
     # The call holds the VM's locks to its end: FINALIZE_VM comes before or after, never between.
     whole = (results[0].ok and left == 0) or (results[0].errno_name, left) == ("EINVAL", SLOT_PAGES)
-    bench.fact("the pages", "all or none" if whole else f"{results[0]}, {left} left")
+    bench.fact("the pages", "all or none" if whole else "some", f"{results[0]}, {left} left")
 
 
 @tdx_scenario("tdx.race.signal", "signals rain while a range is added")
@@ -1043,7 +1037,7 @@ def _race_signal(bench: TdxBench) -> None:
 
     # SIGURG is ignored by default, and an ignored signal is never pending: it needs a handler.
     before = signal.signal(signal.SIGURG, lambda number, frame: None)
-    seen: set[str] = set()
+    calls: list[Result[Any]] = []
     gpa, address, left = 0, source.address, SLOT_PAGES
     try:
         with meanwhile(rain):
@@ -1051,15 +1045,14 @@ def _race_signal(bench: TdxBench) -> None:
                 result = vcpu.try_.init_mem_region(gpa, left, source=address)
                 assert result.written_back is not None
                 gpa, address, left = result.written_back
-                seen.add(result.errno_name)
+                calls.append(result)
                 if not left:
                     break
     finally:
         signal.signal(signal.SIGURG, before)
     bench.added(0, SLOT_PAGES, source)
     bench.fact("populated", f"{SLOT_PAGES - left} of {SLOT_PAGES}")
-    others = sorted(seen - {"ok", "EINTR"})
-    bench.fact("refusals while a signal waits", f"also {others}" if others else "EINTR at most")
+    bench.tally("calls while signals rain", calls)
 
 
 # ------------------------------------------------------------------ the end
@@ -1072,7 +1065,7 @@ def _end_closed_populated(bench: TdxBench) -> None:
     empty = dict.fromkeys(before, 0)
     bench.machine.close()
     counts = tdx_standin.wait_for_counts(empty, 3) or {}
-    bench.fact("pages and keys left with the module", str(sum(counts.values())))
+    bench.fact("pages and keys left with the module", sum(counts.values()))
 
 
 @tdx_scenario(
@@ -1085,11 +1078,11 @@ def _end_guest_memfd_kept(bench: TdxBench) -> None:
     bench.region(0, 4, bench.source("aligned", 4))
     kept = bench.stack.enter_context(os.fdopen(os.dup(guest_memfd.fileno()), "rb", closefd=True))
     machine.close()
-    bench.fact("keys in use", str((tdx_standin.page_counts() or {})["keyids"]))
+    bench.fact("keys in use", (tdx_standin.page_counts() or {})["keyids"])
     kept.close()
     empty = dict.fromkeys(tdx_standin.page_counts() or {}, 0)
     counts = tdx_standin.wait_for_counts(empty, 3) or {}
-    bench.fact("pages and keys left with the module", str(sum(counts.values())))
+    bench.fact("pages and keys left with the module", sum(counts.values()))
 
 
 @tdx_scenario("tdx.end.key_reuse", "more TDs than there are keys, one after another", "standin")
@@ -1099,7 +1092,7 @@ def _end_key_reuse(bench: TdxBench) -> None:
         machine = bench.make_ready()
         results.append(bench.try_region(0, 1, bench.source("aligned", 1)))
         machine.close()
-    bench.fact("every one", only(results, {"ok"}))
+    bench.tally("the first page of each", results)
 
 
 @tdx_scenario("tdx.end.out_of_keys", "more TDs at once than there are keys", "standin")

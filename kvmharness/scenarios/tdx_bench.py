@@ -15,19 +15,18 @@ from kvmharness.launch.tdx import TdxVcpu, start_td
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure.tdx import Mrtd
-from kvmharness.scenarios.engine import Bench, Need, Scenario, register
-from kvmharness.scenarios.outcome import Outcome, Step, call_text
+from kvmharness.scenarios.engine import Need, Scenario, register
+from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench
 from kvmharness.scenarios.sources import SOURCE_KINDS
+from kvmharness.scenarios.step import Call
 from kvmharness.standins import tdx as tdx_standin
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
-#: Pages of the slot that scenarios populate; it begins at gfn 0.
-SLOT_PAGES = 64
 
-
-class TdxBench(Bench):
+class TdxBench(PopulateBench):
     """A Bench whose machine is a TD. Pages are counted as gfns from 0."""
 
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
@@ -122,18 +121,12 @@ class TdxBench(Bench):
         address = source.address if isinstance(source, SourceBuffer) else source or 0
         measured = measure if flags is None else bool(flags & lib.KVM_TDX_MEASURE_MEMORY_REGION)
         self._follow_mrtd(result, start, address, measured)
-        asked = (start, address, pages)
         self.outcome.steps.append(
-            Step(
+            Call.of_pages(
                 f"INIT_MEM_REGION gpa {start:#x}, {pages} pages"
                 + ("" if measured else ", not measured"),
-                region_text(result, asked),
-                {
-                    "errno": result.errno,
-                    "fw_error": result.fw_error,
-                    "asked": asked,
-                    "written_back": result.written_back,
-                },
+                result,
+                {"gpa": start, "source": address, "pages": pages},
             )
         )
         return result
@@ -173,26 +166,6 @@ class TdxBench(Bench):
         for page in range(gpa, result.written_back[0], PAGE_SIZE):
             contents = guarded_read(address + page - gpa, PAGE_SIZE) if measured else None
             self._mrtd.add_page(page, contents)
-
-
-def region_text(result: Result[Any], asked: tuple[int, int, int]) -> str:
-    """Say how an INIT_MEM_REGION ended and what it wrote back: ``EINVAL +2 left 2``, in pages.
-
-    `asked` is (gpa, source address, pages) as passed in. A write-back that does not fit the pages
-    added is spelt out.
-    """
-    text = call_text(result)
-    if result.written_back is None:
-        return text
-    gpa, source, pages = (
-        after - before for after, before in zip(result.written_back, asked, strict=True)
-    )
-    text += f" +{gpa // PAGE_SIZE} left {result.written_back[2]}"
-    if source % (1 << 64) != gpa:
-        text += f" source {source:+#x}"
-    if pages != -(gpa // PAGE_SIZE):
-        text += f" pages {pages:+}"
-    return text
 
 
 def tdx_scenario(

@@ -40,7 +40,7 @@ def test_this_machines_kernel(seen: Path) -> None:
     outcomes = {row["id"]: row["outcomes"][release] for row in values["scenarios"]}
     flags = outcomes["gmem.create.flags"]
     assert flags["result"] == "EINVAL"
-    assert [step["text"] for step in flags["steps"]] == ["EINVAL"] * 3
+    assert [step["words"] for step in flags["steps"]] == ["EINVAL"] * 3
     assert "KVM_CREATE_GUEST_MEMFD" in " ".join(flags["trace"])
     # It observes: what the contract says of this kernel is noted, and changes no status.
     assert {outcome.get("contract", "") for outcome in outcomes.values()} <= {"kept", "broken", ""}
@@ -57,7 +57,7 @@ def test_select_all_and_topics_in_order(kvm: Kvm) -> None:
 
 def test_json_to_stdout_is_nothing_but_json(kvm: Kvm) -> None:
     ended = kvmharness(*NATIVE, "gmem.create.flags", "--json", "-")
-    assert json.loads(ended.out)["schema"] == "kvmharness.matrix/1"
+    assert json.loads(ended.out)["schema"] == "kvmharness.matrix/2"
 
 
 def test_a_file_shown_again_in_every_form(seen: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_difference_is_status_1_and_said(seen: Path, tmp_path: Path) -> None:
     (release,) = values["kernels"]
     for row in values["scenarios"]:
         if row["id"] == "gmem.create.flags":
-            row["outcomes"][release]["steps"][0]["text"] = "ok"
+            row["outcomes"][release]["steps"][0]["errno"] = 0
     other = tmp_path / "other.json"
     other.write_text(json.dumps(values))
     ended = kvmharness("matrix", "--compare", str(seen), str(other))

@@ -8,7 +8,9 @@ from typing import Any
 from kvmharness.contract.generation import Change, Generation
 from kvmharness.contract.patterns import Patterns
 from kvmharness.contract.rows import Row
-from kvmharness.scenarios.outcome import Outcome, Step
+from kvmharness.scenarios.outcome import Outcome
+
+from ..steps import promises, step
 
 SCENARIO = "a.b"
 
@@ -16,8 +18,9 @@ SCENARIO = "a.b"
 def row(*outcome: str, first: str | list[str] = "", end: str | list[str] = "", **more: Any) -> Row:
     """A row for kernels that have the change `first` and not `end`, lists of releases each."""
     generation = Generation(*(Change.parse(each) if each else None for each in (first, end)))
-    return Row(Patterns((SCENARIO,)), generation, outcome, **{"read": ("somewhere",), **more})
+    values = {"read": ("somewhere",), **more}
+    return Row(Patterns((SCENARIO,)), generation, promises(*outcome), **values)
 
 
 def outcome(*texts: str, log: tuple[str, ...] = ()) -> Outcome:
-    return Outcome(SCENARIO, [Step("call", text) for text in texts], log=list(log))
+    return Outcome(SCENARIO, list(map(step, texts)), log=list(log))

@@ -46,13 +46,13 @@ def test_what_is_queued_is_for_a_series_to_come_and_was_read() -> None:
 
 def test_the_seed_series_can_be_told_from_the_rows() -> None:
     def promised(name: str, series: str) -> tuple[str, ...]:
-        return CONTRACT.rows_for(name, series)[0].outcome
+        return tuple(map(str, CONTRACT.rows_for(name, series)[0].outcome))
 
-    assert promised("snp.source.unaligned", "6.19") == ("ok +4",)
+    assert promised("snp.source.unaligned", "6.19") == ("ok",)
     assert promised("snp.source.unaligned", "7.0") == ("EINVAL",)
     assert promised("snp.source.null", "7.2") == ("EIO",)
     assert CONTRACT.rows_for("snp.source.null", "7.2")[0].log == ("WARNING sev_gmem_post_populate",)
     assert promised("snp.source.null", "7.3") == ("EINVAL",)
     assert CONTRACT.rows_for("snp.source.null", "7.3")[0].log == ()
-    assert promised("snp.source.readonly_cpuid", "6.18") == ("ok +1",)
+    assert promised("snp.source.readonly_cpuid", "6.18") == ("ok",)
     assert promised("snp.source.readonly_cpuid", "7.3") == ("EIO",)

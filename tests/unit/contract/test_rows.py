@@ -8,11 +8,12 @@ import pytest
 from kvmharness.contract.patterns import Patterns
 from kvmharness.contract.rows import LOG, Alternative, Contract, ContractError, Row
 
+from ..steps import promises
 from .samples import SCENARIO, outcome, row
 
 
 def promised(contract: Contract, release: str) -> list[str]:
-    return [row.outcome[0] for row in contract.rows_for(SCENARIO, release)]
+    return [str(row.outcome[0]) for row in contract.rows_for(SCENARIO, release)]
 
 
 def test_a_release_is_held_to_the_row_of_its_generation() -> None:
@@ -70,7 +71,7 @@ def test_overlapping_rows_are_refused() -> None:
 
 
 def test_a_contract_is_held_against_the_scenarios_there_are() -> None:
-    anything = Row(Patterns(("c.*", "!c.d")), row("ok").generation, ("ok",))
+    anything = Row(Patterns(("c.*", "!c.d")), row("ok").generation, promises("ok"))
     rows = Contract([row("ok", end="7.2"), row("ok", first="7.1"), anything])
     assert rows.check(["a.b", "e.f"]) == [
         "'c.*' matches no scenario",
@@ -129,7 +130,7 @@ def test_a_queued_row_does_not_take_the_place_of_released_ones() -> None:
 
 
 def test_an_alternative_has_a_log_of_its_own() -> None:
-    other = Alternative(("ok", "EIO"), ("WARNING f",), ("6.18.15",), "lacks the fix")
+    other = Alternative(promises("ok", "EIO"), ("WARNING f",), ("6.18.15",), "lacks the fix")
     rows = Contract([row("ok", "EINVAL", alternatives=(other,))])
     assert rows.mismatch(outcome("ok", "EINVAL"), "7.3") == ""
     assert rows.mismatch(outcome("ok", "EIO", log=("WARNING f",)), "7.3") == ""

@@ -9,24 +9,20 @@ from typing import Any
 from kvmharness.contract.generation import Change, Generation
 from kvmharness.contract.patterns import Patterns
 from kvmharness.contract.rows import Contract, Row
+from kvmharness.kvm.result import Result
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import explain
 from kvmharness.matrix.model import Cell, Column, Matrix
+from kvmharness.scenarios.outcome import result_of
+from kvmharness.scenarios.step import Call
 
-ERRNOS = {"EINVAL": 22, "EIO": 5, "EPERM": 1, "EFAULT": 14}
-FIRMWARE = 0x16
+from ..steps import promises, step
 
 
 def cell(*texts: str, log: Sequence[str] = (), **values: Any) -> Cell:
-    """A cell whose steps are calls with these texts; a text that begins with ``=`` is a fact."""
-    steps: list[dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        step: dict[str, Any] = {"label": f"call {number}", "text": text.removeprefix("=")}
-        if not text.startswith("="):
-            step["errno"] = ERRNOS.get(text.split()[0], 0)
-            step["fw_error"] = FIRMWARE if "fw=" in text else 0
-        steps.append(step)
-    return Cell(texts[-1].split()[0], steps=tuple(steps), log=tuple(log), **values)
+    """A cell whose steps show what these words of a contract say."""
+    steps = tuple(step(text, f"call {number}") for number, text in enumerate(texts))
+    return Cell(result_of(steps), steps=steps, log=tuple(log), **values)
 
 
 def skip(reason: str = "no such thing here") -> Cell:
@@ -41,7 +37,7 @@ def promise(scenario: str, *outcome: str, first: str = "", end: str = "", **valu
     return Row(
         Patterns((scenario,)),
         Generation(*(Change.parse(each) if each else None for each in (first, end))),
-        outcome,
+        promises(*outcome),
         seen=("6.12.1",),
         **values,
     )
@@ -49,8 +45,8 @@ def promise(scenario: str, *outcome: str, first: str = "", end: str = "", **valu
 
 CONTRACT = Contract(
     [
-        promise("snp.source.aligned", "ok +4"),
-        promise("snp.source.unaligned", "ok +4", end="7.0", why="copied from any address"),
+        promise("snp.source.aligned", "ok"),
+        promise("snp.source.unaligned", "ok", end="7.0", why="copied from any address"),
         promise(
             "snp.source.unaligned",
             "EINVAL",
@@ -67,15 +63,16 @@ CONTRACT = Contract(
 
 def columns() -> list[Column]:
     warned = cell("EIO", log=["WARNING sev_gmem_post_populate"], log_lines=("WARNING: </script>",))
-    back = {"asked": (0, 0x1000, 0x4000), "written_back": (0x4000, 0x5000, 0)}
-    fine = cell("ok +4", trace=("fd 5  KVM_MEMORY_ENCRYPT_OP = 0",))
-    fine = Cell(fine.result, steps=({**fine.steps[0], **back},), trace=fine.trace)
+    back: Result[int] = Result("KVM_MEMORY_ENCRYPT_OP", 0, written_back=(0x4000, 0x5000, 0))
+    passed = {"gpa": 0, "source": 0x1000, "bytes": 0x4000}
+    whole = Call.of_pages("call 0", back, passed)
+    fine = Cell("ok", steps=(whole,), trace=("fd 5  KVM_MEMORY_ENCRYPT_OP = 0",))
     return [
         column(
             release,
             {
                 "snp.source.aligned": fine,
-                "snp.source.unaligned": cell("ok +4" if release < "7" else "EINVAL"),
+                "snp.source.unaligned": cell("ok" if release < "7" else "EINVAL"),
                 "snp.source.null": cell("EINVAL") if release == "7.3.4" else warned,
                 "snp.source.mapped": skip() if release == "6.12.107" else cell("EIO"),
                 "snp.state.finish": cell("ok", "EIO fw=INVALID_PARAM"),

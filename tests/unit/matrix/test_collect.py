@@ -19,6 +19,9 @@ from kvmharness.matrix import collect, stored
 from kvmharness.matrix.collect import Place, Request
 from kvmharness.matrix.model import Column
 from kvmharness.scenarios.engine import Bench, Scenario
+from kvmharness.scenarios.outcome import step_as_json
+
+from ..steps import step
 
 FINISHED = HostRun(Verdict.FINISHED, 0, 1.0)
 #: What a played process does with a scenario: a result to report, or how it ends instead.
@@ -45,8 +48,8 @@ class Played:
             if isinstance(what, HostRun):
                 take("stderr", b"the last words\n")
                 return what
-            step = {"label": "call", "text": what, "errno": 0}
-            line = json.dumps({"id": scenario_id, "result": what, "steps": [step]}).encode() + b"\n"
+            steps = [step_as_json(step(what))]
+            line = json.dumps({"id": scenario_id, "result": what, "steps": steps}).encode() + b"\n"
             # In two pieces: a pipe breaks lines where it likes.
             take("stdout", line[:10])
             take("stdout", line[10:])

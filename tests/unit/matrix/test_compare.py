@@ -31,14 +31,14 @@ def test_what_agrees() -> None:
 
 
 def test_silicon_against_a_stand_in() -> None:
-    result = against(native("7.3.1", snp__state__finish="ok", snp__source__mapped="ok +2"))
+    result = against(native("7.3.1", snp__state__finish="ok", snp__source__mapped="ok +2 left 2"))
     assert [(a.short, b.short) for a, b in result.pairs] == [("7.3.4", "7.3.1")]
     found = {difference.scenario: difference for difference in result.differences}
     assert set(found) == {"snp.state.finish", "snp.source.mapped"}
     assert all(difference.silicon for difference in found.values())
     printed = compare.render(result)
     assert "emulated  7.3.4       EIO" in printed
-    assert "native    7.3.1       ok +2" in printed
+    assert "native    7.3.1       ok +2 left 2" in printed
     assert "2 of them between hardware and a stand-in" in printed
 
 

@@ -84,14 +84,14 @@ def test_what_a_kernel_says_cannot_end_the_script_or_an_element() -> None:
     assert "WARNING: </script>" not in text
     assert data()["scenarios"]["snp.source.null"]["cells"][0]["log"] == ["WARNING: </script>"]
     assert "NULL is refused &lt;up front&gt;" in text
-    evil = {'a.b"<img src=x onerror=y>': cell("=<b>@@DATA@@</b>")}
+    evil = {'a.b"<img src=x onerror=y>': cell("ok", log=["<b>@@DATA@@</b>"])}
     page = Page(html.render(matrix([column("7.3.4", evil)])))
     assert "img" not in {tag for tag, _ in page.elements}
 
 
 def test_details_hold_write_back_log_and_ioctls() -> None:
     aligned = data()["scenarios"]["snp.source.aligned"]["cells"][0]
-    assert aligned["steps"][0]["back"] == [
+    assert aligned["steps"][0]["more"] == [
         "gpa 0x0 → 0x4000",
         "source 0x1000 → 0x5000",
         "bytes left 0x4000 → 0x0",

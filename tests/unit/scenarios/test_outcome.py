@@ -1,54 +1,79 @@
 # SPDX-License-Identifier: MIT
+"""What an outcome comes to, as JSON there and back; kernel-log lines reduced."""
+
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 
-from kvmharness.kvm.result import Result
 from kvmharness.scenarios.engine import classify
-from kvmharness.scenarios.outcome import call_text, update_text
+from kvmharness.scenarios.outcome import Outcome, result_of, step_as_json, step_from_json
+from kvmharness.scenarios.step import Call, Fact, Step, Tally
 
-PAGE = 4096
+from ..steps import step
 
-
-def update(number: int, *written_back: int, fw_error: int = 0) -> Result[int]:
-    return Result(
-        "KVM_SEV_SNP_LAUNCH_UPDATE",
-        -1 if number else 0,
-        number,
-        fw_error=fw_error,
-        fw_error_name="INVALID_PARAM" if fw_error else "",
-        written_back=written_back,
-    )
+OK, EIO, FACT = Call("a"), Call("b", errno.EIO), Fact("c", "same")
 
 
 @pytest.mark.parametrize(
-    ("result", "text"),
+    ("steps", "result"),
     [
-        (update(0, 4 * PAGE, 0x10000 + 4 * PAGE, 0), "ok +4"),
-        (update(0, 2 * PAGE, 0x10000 + 2 * PAGE, 2 * PAGE), "ok +2 left 2"),
-        (update(errno.EIO, 0, 0x10000, 4 * PAGE), "EIO"),
-        (update(errno.EIO, 0, 0x10000, 4 * PAGE, fw_error=0x16), "EIO fw=INVALID_PARAM"),
-        # A kernel that does not say what it did, each in its own way.
-        (update(0, 4 * PAGE, 0x10000, 0), "ok +4 source +0x0"),
-        (update(0, 4 * PAGE, 0x10000 + 4 * PAGE, PAGE), "ok +4 left 1 size -0x3000"),
-        (update(errno.EIO, PAGE, 0x10000, 3 * PAGE), "EIO gpa +0x1000 source +0x0"),
+        ([], "ok"),
+        ([FACT], "ok"),
+        ([EIO, OK], "ok"),
+        ([OK, EIO], "EIO"),
+        ([OK, EIO, FACT], "EIO"),
+        ([EIO, Tally("calls", {"EINVAL": 3, "ok": 1})], "ok"),
+        ([OK, Tally("calls", {"EINVAL": 3, "ok": 0})], "EINVAL"),
+        ([OK, Tally("calls", {})], "ok"),
+        ([Tally("calls", {"ok": 1}), EIO], "EIO"),
+        ([step("SIGBUS")], "EFAULT"),
     ],
 )
-def test_what_is_ordinary_is_short_and_what_is_not_is_spelt_out(
-    result: Result[int], text: str
-) -> None:
-    assert update_text(result, (0, 0x10000, 4 * PAGE), moves_source=True) == text
+def test_the_result_is_the_last_calls(steps: list[Step], result: str) -> None:
+    assert result_of(steps) == result
+    assert Outcome("x", steps).as_json()["result"] == result
 
 
-def test_zero_pages_leave_the_source_address() -> None:
-    stays = update(0, 4 * PAGE, 0x10000, 0)
-    assert update_text(stays, (0, 0x10000, 4 * PAGE), moves_source=False) == "ok +4"
+@pytest.mark.parametrize(
+    "made",
+    [
+        OK,
+        FACT,
+        Fact("c", "changed", "a note"),
+        Tally("calls", {"ok": 3, "EIO": 1}),
+        Call("x", errno.EIO, 0x16, "INVALID_PARAM"),
+        Call("x", errno.EFAULT, signal="SIGBUS"),
+        Call("x", asked=4, done=2, left=2, source_moved=0, written_back={"gpa": (0, 0x2000)}),
+        Call("x", asked=4, done=0, left=0, gpa_moved=1, size_moved=-5),
+    ],
+)
+def test_a_step_is_written_and_read_again(made: Step) -> None:
+    assert step_from_json(json.loads(json.dumps(step_as_json(made)))) == made
 
 
-def test_a_call_without_write_back() -> None:
-    assert call_text(Result("KVM_CREATE_VCPU", -1, errno.EINVAL)) == "EINVAL"
+def test_a_step_in_json_has_its_words_and_no_more_than_it_needs() -> None:
+    assert step_as_json(EIO) == {
+        "step": "call",
+        "words": "EIO",
+        "label": "b",
+        "errno": 5,
+        "fw_error": None,
+    }
+    assert step_as_json(Tally("calls", {"ok": 2})) == {
+        "step": "tally",
+        "words": "all ok",
+        "label": "calls",
+        "counts": {"ok": 2},
+    }
+
+
+@pytest.mark.parametrize("values", [{}, {"label": "a", "text": "ok"}, {"step": "leap"}])
+def test_what_is_no_step_is_refused(values: dict[str, str]) -> None:
+    with pytest.raises(KeyError):
+        step_from_json(values)
 
 
 @pytest.mark.parametrize(
