@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -69,3 +70,8 @@ def names_a_series(text: str) -> bool:
     """Whether `text` is a series without a point release or candidate: ``7.1``, ``6.12-amd64``."""
     match = _RELEASE.match(text)
     return match is not None and match[3] is None and match[4] is None
+
+
+def running_series() -> Series:
+    """Return the series of the running kernel."""
+    return parse_series(os.uname().release)

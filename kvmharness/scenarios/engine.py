@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
 #: What a scenario may need of a host beyond its VM type.
-Need = Literal["standin", "two_cpus", "hugetlb", "mappable_guest_memfd", "pre_fault"]
+Need = Literal[
+    "standin",
+    "two_cpus",
+    "hugetlb",
+    "mappable_guest_memfd",
+    "pre_fault",
+    "memory_attributes",
+    "no_memory_attributes",
+]
 
 
 class Bench:

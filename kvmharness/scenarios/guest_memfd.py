@@ -293,7 +293,16 @@ def _end_vm(bench: DefaultBench) -> None:
 # ------------------------------------------------------------------ attributes
 
 
-@default_scenario("attr.default_vm.set", "memory attributes, of which a default VM has none")
+@default_scenario(
+    "attr.default_vm.absent", "memory attributes on a kernel without", "no_memory_attributes"
+)
+def _attributes_absent(bench: DefaultBench) -> None:
+    bench.step("PRIVATE", bench.vm.try_.set_memory_attributes(GPA, PAGE_SIZE, _PRIVATE))
+
+
+@default_scenario(
+    "attr.default_vm.set", "memory attributes, of which a default VM has none", "memory_attributes"
+)
 def _attributes(bench: DefaultBench) -> None:
     attributes = bench.vm.try_.set_memory_attributes
     bench.step("PRIVATE", attributes(GPA, PAGE_SIZE, _PRIVATE))

@@ -62,10 +62,22 @@ def _pre_fault(kvm: Kvm) -> str:
     return "KVM_CAP_PRE_FAULT_MEMORY is 0: it takes Linux 6.11 and nested paging"
 
 
+def _memory_attributes(kvm: Kvm) -> str:
+    if kvm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES):
+        return ""
+    return "KVM_CAP_MEMORY_ATTRIBUTES is 0 on /dev/kvm: built for no VM type with private memory"
+
+
+def _no_memory_attributes(kvm: Kvm) -> str:
+    return "" if _memory_attributes(kvm) else "this kernel has memory attributes"
+
+
 _CHECKS = {
     "standin": _standin,
     "two_cpus": _two_cpus,
     "hugetlb": _hugetlb,
     "mappable_guest_memfd": _mappable_guest_memfd,
     "pre_fault": _pre_fault,
+    "memory_attributes": _memory_attributes,
+    "no_memory_attributes": _no_memory_attributes,
 }

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,7 @@ from kvmharness.contract import files as contract
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import Scenario, observe
+from kvmharness.suite.promised import contract_release
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
@@ -36,8 +36,7 @@ def hold_to_contract(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> No
     """
     outcome = observe(scenario, kvm)
     record["outcome"] = outcome.as_json()
-    release = os.environ.get("KVMHARNESS_CONTRACT") or os.uname().release
-    if broken := contract.load().mismatch(outcome, release):
+    if broken := contract.load().mismatch(outcome, contract_release()):
         pytest.fail(broken, pytrace=False)
     if None not in (outcome.digest, outcome.predicted_digest) and (
         outcome.digest != outcome.predicted_digest

@@ -15,8 +15,7 @@ from kvmharness import Kvm, MissingCapability, Vm, VmType
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE
-
-from .kernel_expectations import check
+from kvmharness.suite.promised import hold
 
 PRIVATE = lib.KVM_MEMORY_ATTRIBUTE_PRIVATE
 GPA = 1 << 32
@@ -48,7 +47,8 @@ def test_a_kernel_without_them_refuses_the_ioctl(kvm: Kvm, any_vm: Vm) -> None:
     if kvm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES):
         pytest.skip("this kernel has memory attributes")
     assert any_vm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES) == 0
-    check("attr.absent.kernel", any_vm.try_.set_memory_attributes(GPA, PAGE_SIZE, PRIVATE))
+    result = any_vm.try_.set_memory_attributes(GPA, PAGE_SIZE, PRIVATE)
+    hold(result, "attr.default_vm.absent", 1)
 
 
 @pytest.mark.scenario("attr.absent.vm")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Binding a guest_memfd to a slot: KVM_SET_USER_MEMORY_REGION2 with KVM_MEM_GUEST_MEMFD.
 
-Sources: kvm_set_memory_region (virt/kvm/kvm_main.c) and kvm_gmem_bind, from 7.2 on
+Sources: kvm_set_memory_region (virt/kvm/kvm_main.c) and kvm_gmem_bind up to 7.2, from 7.3 on
 kvm_gmem_prepare_memory_region and kvm_gmem_commit_memory_region (virt/kvm/guest_memfd.c).
 """
 
@@ -18,8 +18,7 @@ from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import Result
-
-from .kernel_expectations import check
+from kvmharness.suite.promised import hold
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD")
 
@@ -83,8 +82,8 @@ def test_offset_negative_as_an_loff_t_is_refused(typed_vm: Vm, memfd: GuestMemfd
 def test_offset_whose_sum_with_the_size_is_negative(
     typed_vm: Vm, memfd: GuestMemfd, offset: int
 ) -> None:
-    """The kernel bug of 6.8 to 7.1: such a slot lies wholly past the end of its file."""
-    check("gmem.bind.offset_overflow", bind(typed_vm, memfd, offset), offset=hex(offset))
+    """The kernel bug of 6.8 to 7.1.3: such a slot lies wholly past the end of its file."""
+    hold(bind(typed_vm, memfd, offset), "gmem.bind.overflow", 1, offset=hex(offset))
 
 
 @pytest.mark.scenario("gmem.bind.wrong_fd")
@@ -227,7 +226,7 @@ def test_a_page_bound_twice_is_refused(typed_vm: Vm, memfd: GuestMemfd) -> None:
     assert bind(typed_vm, memfd, PAGE_SIZE, 2 * PAGE_SIZE, slot=1).ok
     for first, pages in ((1, 2), (0, 2), (1, 1), (2, 2), (2, 1), (0, 4), (0, 3)):
         again = bind(typed_vm, memfd, first * PAGE_SIZE, pages * PAGE_SIZE, slot=2, gpa=elsewhere)
-        check("gmem.bind.overlap", again, first=first, pages=pages)
+        hold(again, "gmem.bind.overlap", 2, first=first, pages=pages)
     # The refusals left nothing behind: what is free can still be bound.
     assert bind(typed_vm, memfd, 0, PAGE_SIZE, slot=2, gpa=elsewhere).ok
     assert bind(typed_vm, memfd, 3 * PAGE_SIZE, PAGE_SIZE, slot=3, gpa=GPA + (2 << 20)).ok
@@ -241,7 +240,7 @@ def test_a_slot_made_anew_must_not_overlap_either(typed_vm: Vm, memfd: GuestMemf
     typed_vm.set_user_memory_region2(1, GPA, 0, 0, GMEM, -1)
     for page in (1, 2):
         again = bind(typed_vm, memfd, page * PAGE_SIZE, half, slot=1, gpa=GPA)
-        check("gmem.bind.overlap", again, first_page=page)
+        hold(again, "gmem.bind.overlap", 2, first_page=page)
     assert bind(typed_vm, memfd, 0, half, slot=1, gpa=GPA).ok
 
 

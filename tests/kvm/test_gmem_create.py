@@ -13,8 +13,7 @@ from kvmharness import Kvm, Vm, VmType
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import PAGE_SIZE
-
-from .kernel_expectations import running_release
+from kvmharness.release import running_series
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD")
 
@@ -28,7 +27,7 @@ LARGEST = 2**63 - PAGE_SIZE
 def test_each_vm_type_has_guest_memfd(kvm: Kvm, name: str) -> None:
     with kvm.create_vm(VmType.parse(name)) as vm:
         private = vm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES)
-        if running_release() < (6, 18) and not private:
+        if running_series() < (6, 18) and not private:
             pytest.skip(f"{name} VMs have no private memory, and guest_memfd for others is of 6.18")
         assert vm.check_extension(lib.KVM_CAP_GUEST_MEMFD) == 1
         vm.create_guest_memfd(PAGE_SIZE).close()

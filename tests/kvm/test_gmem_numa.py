@@ -13,8 +13,7 @@ import pytest
 
 from kvmharness import GuestMemfd, MissingCapability
 from kvmharness.kvm.mapping import MPOL_BIND, MPOL_DEFAULT, MPOL_INTERLEAVE, PAGE_SIZE, Mapping
-
-from .kernel_expectations import running_release
+from kvmharness.release import running_series
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD_FLAGS", 3)
 
@@ -85,7 +84,7 @@ def test_whether_another_mapping_sees_the_policy(shared: GuestMemfd, mapping: Ma
     assert mapping.try_mbind(MPOL_BIND, NODE_0).ok
     with shared.mmap() as other:
         seen = other.memory_policy()
-    if running_release() >= (6, 19):  # kvm_gmem_set_policy: the file's
+    if running_series() >= (6, 19):  # kvm_gmem_set_policy: the file's
         assert seen == (MPOL_BIND, NODE_0)
     else:  # vm_ops without set_policy: the mapping's
         assert seen == (MPOL_DEFAULT, 0)
@@ -96,7 +95,7 @@ def test_pages_come_from_the_nodes_chosen(shared: GuestMemfd, mapping: Mapping) 
     available = nodes()
     if len(available) < 2:
         pytest.skip(f"placement shows with two NUMA nodes; this machine has {len(available)}")
-    if running_release() < (6, 19):
+    if running_series() < (6, 19):
         pytest.skip("guest_memfd follows mbind() from Linux 6.19 on")
     first, second = available[:2]
 

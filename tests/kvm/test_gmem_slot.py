@@ -15,8 +15,7 @@ from kvmharness import GuestMemfd, Vm
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import Result
-
-from .kernel_expectations import running_release
+from kvmharness.release import running_series
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD")
 
@@ -61,7 +60,7 @@ CHANGES: dict[str, Change] = {
 #: A kernel that takes one of these leaves a binding to a freed slot behind: CVE-class corruption.
 #: Fixed by 9935df5333aa, in the stable series of 6.18 and in what came later.
 TOGGLES = ("drop the flag", "drop the flag by v1")
-SAFE_TO_TOGGLE = running_release() >= (6, 18)
+SAFE_TO_TOGGLE = running_series() >= (6, 18)
 
 
 def may_corrupt(change: str) -> bool:
