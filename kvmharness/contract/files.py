@@ -10,20 +10,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kvmharness.contract.citation import BadCitation, citation
 from kvmharness.contract.generation import BadGeneration, Change, Generation
 from kvmharness.contract.patterns import BadPattern, Patterns
-from kvmharness.contract.rows import LOG, Alternative, Contract, ContractError, Row
-from kvmharness.release import NotARelease, Release, parse_release
+from kvmharness.contract.rows import LOG, Alternative, Calls, Contract, ContractError, Row
+from kvmharness.release import NotARelease, parse_release
 from kvmharness.scenarios.grammar import GrammarError, Promise, parse
 
 T = TypeVar("T")
 
 DIRECTORY = Path(__file__).parent
 
+_PROMISE, _CALLS = "promise", "calls"
 _ALTERNATIVE_KEYS = {"outcome", "log", "seen", "why"}
 _KEYS = {
     *_ALTERNATIVE_KEYS,
-    *("scenario", "from", "to", "before", "or", "read", "commit", "queued", "stand_in"),
+    *("scenario", "from", "before", "or", "read", "commit", "do", "queued", "stand_in"),
 }
 _COMMIT = re.compile(r"[0-9a-f]{12}")
 
@@ -31,15 +33,16 @@ _COMMIT = re.compile(r"[0-9a-f]{12}")
 @cache
 def load(directory: Path = DIRECTORY) -> Contract:
     """Load every *.toml of `directory`. Raises ContractError naming the row that is wrong."""
-    rows = []
+    rows, calls = [], []
     for path in sorted(directory.glob("*.toml")):
         try:
             file = tomllib.loads(path.read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError as error:
             raise ContractError(f"{path.name}: {error}") from None
-        _check(file, {"row"}, path.name)
-        rows += [_row(table, path.name) for table in file.get("row", [])]
-    return Contract(rows)
+        _check(file, {_PROMISE, _CALLS}, path.name)
+        rows += [_row(table, path.name) for table in file.get(_PROMISE, [])]
+        calls += [_calls(table, path.name) for table in file.get(_CALLS, [])]
+    return Contract(rows, calls)
 
 
 def _row(table: dict[str, Any], file: str) -> Row:
@@ -58,6 +61,7 @@ def _row(table: dict[str, Any], file: str) -> Row:
         read=_texts(table, "read", where),
         commit=_texts(table, "commit", where),
         why=table.get("why", ""),
+        advice=table.get("do", ""),
         alternatives=tuple(_alternative(each, where) for each in table.get("or", ())),
         queued=table.get("queued", False),
         stand_in=_stand_in(table.get("stand_in", []), len(outcome), where),
@@ -66,11 +70,19 @@ def _row(table: dict[str, Any], file: str) -> Row:
     return row
 
 
+def _calls(table: dict[str, Any], file: str) -> Calls:
+    named = _texts(table, "scenario", f"{file}: scenario")
+    where = f"{file}: calls of {', '.join(named) or '(no scenario)'}"
+    _check(table, {"scenario", "steps"}, where)
+    steps = _texts(table, "steps", where)
+    if not named or not steps:
+        raise ContractError(f"{where}: scenario and steps are required")
+    alike = isinstance(table["steps"], str)
+    return Calls(_made(lambda: Patterns(named), where), steps, alike=alike)
+
+
 def _generation(table: dict[str, Any]) -> Generation:
     first, end = (Change.parse(table[key]) if key in table else None for key in ("from", "before"))
-    if "to" in table:
-        last = parse_release(table["to"])
-        end = Change(Release(last.major, last.minor + 1, candidate=0))
     return Generation(first, end)
 
 
@@ -87,6 +99,11 @@ def _check_origin(row: Row, where: str) -> None:
         for release in each.seen:
             if not _made(partial(_holds, row.generation, release), where):
                 raise ContractError(f"{where}: seen on {release}, which is not {row.kernels}")
+    cited = [_made(partial(citation, text), where) for text in row.read]
+    versions = {version for each in cited if each for version in each.versions}
+    if versions and not any(row.generation.holds_some_of(version) for version in versions):
+        read = ", ".join(sorted(versions))
+        raise ContractError(f"{where}: read in {read}, none of which is {row.kernels}")
 
 
 def _holds(generation: Generation, release: str) -> bool:
@@ -139,7 +156,7 @@ def _made(make: Callable[[], T], where: str) -> T:
     """Return what `make` gives; what is wrong with a row is said of that row."""
     try:
         return make()
-    except (BadPattern, BadGeneration, GrammarError, NotARelease) as error:
+    except (BadPattern, BadGeneration, BadCitation, GrammarError, NotARelease) as error:
         raise ContractError(f"{where}: {error}") from None
 
 

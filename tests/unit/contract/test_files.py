@@ -21,7 +21,7 @@ def test_a_row_with_all_its_keys(tmp_path: Path) -> None:
     row = loaded(
         tmp_path,
         """
-        [[row]]
+        [[promise]]
         scenario = ["a.*", "!a.x"]
         from = ["7.2", "7.1.4"]
         before = "7.3"
@@ -49,7 +49,7 @@ def test_a_row_with_all_its_keys(tmp_path: Path) -> None:
 
 
 def test_all_of_a_row_may_be_the_stand_ins(tmp_path: Path) -> None:
-    text = '[[row]]\nscenario = "a"\noutcome = ["ok", "ok"]\nread = "b"\nstand_in = true\n'
+    text = '[[promise]]\nscenario = "a"\noutcome = ["ok", "ok"]\nread = "b"\nstand_in = true\n'
     assert loaded(tmp_path, text).stand_in == {LOG, 1, 2}
 
 
@@ -64,6 +64,8 @@ def test_all_of_a_row_may_be_the_stand_ins(tmp_path: Path) -> None:
         ('outcome = ["ok"]\nread = "x"\nfrom = ["7.2", "7.1"]', "7.1 is no point release"),
         ('outcome = ["ok"]\nseen = ["7.3.4"]\nbefore = "7.3"', "seen on 7.3.4, which is not"),
         ('outcome = ["ok"]\nseen = ["7.3.4"]\nqueued = true', "is not queued"),
+        ('outcome = "ok"\nread = "mm/gup.c of 7.3"', "is not FUNCTION, FILE of VERSION"),
+        ('outcome = "ok"\nread = "f, a/b.c of 7.2"\nfrom = "7.3"', "read in 7.2, none of which is"),
         ('outcome = ["ok"]\ncommit = "a6ad"', "'a6ad' is not 12 digits of a commit"),
         ('outcome = ["ok"]\nread = "x"\nstand_in = [2]', "stand_in marks 2, of 1 steps"),
         ('outcome = ["ok", "okay"]\nread = "x"', "okay is no errno's name"),
@@ -75,16 +77,16 @@ def test_all_of_a_row_may_be_the_stand_ins(tmp_path: Path) -> None:
 )
 def test_a_malformed_row_is_named(tmp_path: Path, row: str, complaint: str) -> None:
     with pytest.raises(ContractError, match=f"snp.toml: promise of a.b: .*{complaint}"):
-        loaded(tmp_path, f'[[row]]\nscenario = "a.b"\n{row}\n')
+        loaded(tmp_path, f'[[promise]]\nscenario = "a.b"\n{row}\n')
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[[row]\n", "snp.toml: "),
-        ('[[rwo]]\nscenario = "a.b"\n', "snp.toml: unknown key 'rwo'"),
-        ('[[row]]\noutcome = ["ok"]\n', r"promise of \(no scenario\)"),
-        ('[[row]]\nscenario = "a.{b"\noutcome = "ok"\nread = "x"\n', "a brace"),
+        ("[[promise]\n", "snp.toml: "),
+        ('[[promis]]\nscenario = "a.b"\n', "snp.toml: unknown key 'promis'"),
+        ('[[promise]]\noutcome = ["ok"]\n', r"promise of \(no scenario\)"),
+        ('[[promise]]\nscenario = "a.{b"\noutcome = "ok"\nread = "x"\n', "a brace"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:

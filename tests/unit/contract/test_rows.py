@@ -162,3 +162,20 @@ def test_a_difference_in_the_kernels_own_steps_is_the_kernels() -> None:
 def test_the_log_may_be_the_stand_ins() -> None:
     rows = Contract([row("ok", log=("RMP host write",), stand_in=frozenset({LOG}))])
     assert "differs from emulation" in rows.beyond_emulation(outcome("ok"), "7.3.4")
+
+
+# ------------------------------------------------------------------ the kernel's log
+
+
+def test_a_warning_may_be_in_any_function_that_can_carry_it() -> None:
+    rows = Contract([row("ok", log=("WARNING f|g",))])
+    for function in ("f", "g"):
+        assert rows.mismatch(outcome("ok", log=(f"WARNING {function}",)), "7.3") == ""
+    for log in ((), ("WARNING h",), ("WARNING f", "WARNING h"), ("BUG f",)):
+        assert rows.mismatch(outcome("ok", log=log), "7.3") != ""
+
+
+def test_each_warning_that_is_promised_has_to_be_there() -> None:
+    rows = Contract([row("ok", log=("WARNING f|g", "WARNING h"))])
+    assert rows.mismatch(outcome("ok", log=("WARNING g", "WARNING h")), "7.3") == ""
+    assert rows.mismatch(outcome("ok", log=("WARNING g",)), "7.3") != ""
