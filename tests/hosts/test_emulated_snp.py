@@ -289,8 +289,8 @@ def test_a_shell_gets_the_callers_terminal(host: EmulatedHost) -> None:
 _POPULATE = """
 import pathlib, sys, time
 from kvmharness import Kvm, SourceBuffer, VmBuilder
-from kvmharness.ffi import lib
-from kvmharness.sev import PageType, SnpPolicy
+from kvmharness.kvm.ffi import lib
+from kvmharness.launch.sev import PageType, SnpPolicy
 
 state = pathlib.Path("/proc/kvmharness_snp")
 with Kvm.open() as kvm, VmBuilder(kvm, "snp").guest_memfd(size=8192).build() as vm:
