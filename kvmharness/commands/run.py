@@ -7,21 +7,23 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kvmharness import exit_status, labels
 from kvmharness.commands.trace import start_trace
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
+from kvmharness.exit_status import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kvmharness.hosts.host import Host
     from kvmharness.report.output import ReportFile
-    from kvmharness.report.records import Outcome
+    from kvmharness.report.records import Cause, Outcome
     from kvmharness.report.result import HostResult
-    from kvmharness.suite.run import Request, SuiteHost
+    from kvmharness.suite.run import Request
 
 ALL = "all"
 
@@ -149,7 +151,16 @@ def run(
         wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
         reports = _reserve(wanted, files)
         out = console(stderr=any(report.is_stdout for report in reports.values()))
-        results = [_run_at(place, request, out, verbose) for place in places]
+        results: list[HostResult] = []
+        try:
+            for place in places:
+                _run_at(place, request, results, out, verbose)
+        except (KeyboardInterrupt, SystemExit) as error:
+            results += [_never_begun(place) for place in places[len(results) :]]
+            ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code
+            _write(reports, results, int(ended or 0), kcidb_build)
+            click.echo(f"kvmharness: {_cut_short(error, results, list(reports))}", err=True)
+            raise SystemExit(ended) from None
         status = result.status(results)
         _write(reports, results, status, kcidb_build)
     return _tell(out, results, status, verbose)
@@ -217,29 +228,36 @@ def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, Report
 # ------------------------------------------------------------------ one host
 
 
-def _run_at(place: _Place, request: Request, console: Console, verbose: bool) -> HostResult:
-    """Run on one host. A host that can't be had is a result too: a skip, or a failure."""
+def _run_at(
+    place: _Place,
+    request: Request,
+    results: list[HostResult],
+    console: Console,
+    verbose: bool,
+) -> None:
+    """Run on one host, and add what comes of it to `results`, also when it is interrupted.
+
+    A host that can't be had is a result too: a skip, a failure or an error.
+    """
     from kvmharness.report.live import RunProgress
+    from kvmharness.report.result import HostResult
     from kvmharness.suite.run import run_suite
 
     try:
         host, label = _host(place)
     except MissingCapability as error:
-        return _absent(place, request, error)
+        results.append(_absent(place, request, error))
+        return
     except UsageError:
         raise
     except HarnessError as error:
-        return _absent_record(place, "error", str(error))
+        results.append(_absent_record(place, "error", str(error)))
+        return
     if place.kind in _EMULATED_SUITE and not request.select:
         request = _replace_select(request, (_EMULATED_SUITE[place.kind],))
+    results.append(HostResult(label, host.facts))
     with RunProgress(console, label, verbose) as progress:
-        try:
-            return run_suite(host, label, request, progress)
-        except KeyboardInterrupt:
-            total = "" if progress.total is None else f" of {progress.total}"
-            raise click.Abort(
-                f"interrupted after {progress.done}{total} tests; no report was written"
-            ) from None
+        run_suite(host, request, results[-1], progress)
 
 
 def _replace_select(request: Request, select: tuple[str, ...]) -> Request:
@@ -248,7 +266,7 @@ def _replace_select(request: Request, select: tuple[str, ...]) -> Request:
     return replace(request, select=select)
 
 
-def _host(place: _Place) -> tuple[SuiteHost, labels.HostLabel]:
+def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
     if place.kind == labels.NATIVE:
         from kvmharness.hosts.native import NativeHost
         from kvmharness.kvm.system import Kvm
@@ -256,25 +274,11 @@ def _host(place: _Place) -> tuple[SuiteHost, labels.HostLabel]:
         Kvm.open().close()  # one clear line now, not one for every test
         return NativeHost(), labels.current()
     from kvmharness.hosts.emulated import EmulatedHost
+    from kvmharness.hosts.processors import WithProcessors
 
     host = EmulatedHost.prepare(place.kind, place.kernel or "")
-    smp = place.smp or min(2, os.cpu_count() or 1)
-    return _WithProcessors(host, smp), labels.HostLabel(place.kind, str(host.facts["kernel"]))
-
-
-class _WithProcessors:
-    """An emulated host that boots with a given number of processors."""
-
-    def __init__(self, host: Any, smp: int) -> None:
-        self._host = host
-        self._smp = smp
-
-    @property
-    def facts(self) -> dict[str, object]:
-        return {**self._host.facts, "smp": self._smp}
-
-    def run(self, argv: Sequence[str], **options: Any) -> Any:
-        return self._host.run(argv, smp=self._smp, **options)
+    label = labels.HostLabel(place.kind, str(host.facts["kernel"]))
+    return WithProcessors(host, place.smp), label
 
 
 def _absent(place: _Place, request: Request, error: MissingCapability) -> HostResult:
@@ -289,7 +293,11 @@ def _absent(place: _Place, request: Request, error: MissingCapability) -> HostRe
     return _absent_record(place, "skipped", reason)
 
 
-def _absent_record(place: _Place, outcome: Outcome, reason: str) -> HostResult:
+def _never_begun(place: _Place) -> HostResult:
+    return _absent_record(place, "error", "not run: the run was cut short", cause="not-run")
+
+
+def _absent_record(place: _Place, outcome: Outcome, reason: str, cause: Cause = "") -> HostResult:
     from kvmharness.report.records import Record
     from kvmharness.report.result import HostResult
 
@@ -298,7 +306,7 @@ def _absent_record(place: _Place, outcome: Outcome, reason: str) -> HostResult:
         if place.kind == labels.NATIVE
         else labels.HostLabel(place.kind, place.kernel or "?")
     )
-    return HostResult(label, {}, [Record.of_host(label, outcome, reason=reason)])
+    return HostResult(label, {}, [Record.of_host(label, outcome, reason=reason, cause=cause)])
 
 
 # ------------------------------------------------------------------ the end
@@ -320,6 +328,15 @@ def _write(
         reports["json"].write(json_report.render(results, status))
     if "kcidb" in reports:
         reports["kcidb"].write(kcidb.render(results, kcidb_build))
+
+
+def _cut_short(error: BaseException, results: Sequence[HostResult], files: Sequence[str]) -> str:
+    """Say in a line what a run that did not come to its end leaves."""
+    how = "interrupted" if isinstance(error, KeyboardInterrupt) else "ended from outside"
+    not_run = sum(result.not_run for result in results)
+    planned = sum(len(result.records) for result in results)
+    written = f"; what is known is in the {', '.join(files)} report" if files else ""
+    return f"{how}: {not_run} of {planned} tests did not run{written}"
 
 
 def _tell(console: Console, results: Sequence[HostResult], status: int, verbose: bool) -> int:

@@ -3,36 +3,30 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvmharness import labels, progress, resources
 from kvmharness.errors import HarnessError, MissingCapability
-from kvmharness.hosts.host import HostRun, Verdict
+from kvmharness.hosts.host import Host
+from kvmharness.hosts.supervise import Job, supervise
 from kvmharness.labels import NATIVE, HostLabel
-from kvmharness.matrix.model import CRASH, HANG, SKIP, Cell, Column
+from kvmharness.matrix.model import CRASH, ERROR, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
+from kvmharness.report.records import Record
+from kvmharness.report.result import HostResult
 from kvmharness.scenarios.engine import Scenario, classify
 
 if TYPE_CHECKING:
-    from kvmharness.hosts.emulated import EmulatedHost
-    from kvmharness.hosts.native import NativeHost
     from kvmharness.kvm.vmtypes import VmType
 
 #: Seconds for all scenarios of one host together.
 DEADLINE = 1200.0
-#: How often a kernel that went down is booted again for the scenarios that are left.
-_CRASHES = 10
 #: Lines of a crash kept in its cell.
 _TAIL = 60
-#: Races want two processors.
-_SMP = 2
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,7 @@ def _absent(place: Place, request: Request, taken: set[str], reason: str) -> Col
     return Column(_free(place.wanted, taken), label, {}, cells, absent=reason)
 
 
-def _prepare(
-    place: Place, vm_type: VmType
-) -> tuple[EmulatedHost | NativeHost, HostLabel, str | None]:
+def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None]:
     """Return the host, its label, and under what its cells are cached (None: they are not)."""
     if place.kind == NATIVE:
         from kvmharness.hosts.native import NativeHost
@@ -108,27 +100,27 @@ def _prepare(
         Kvm.open().close()
         return NativeHost(), labels.current(), None
     from kvmharness.hosts.emulated import EmulatedHost
+    from kvmharness.hosts.processors import WithProcessors
 
     host = EmulatedHost.prepare(place.kind, place.kernel)
     facts = host.facts
     # The folder is the kernel's in the cache: a release, or the digest of a tree's image.
     parts = [place.kind, vm_type.label, host.kernel.image.parent.name]
     parts += [str(facts[name]) for name in ("kernel_origin", "qemu", "standin")]
-    return host, HostLabel(place.kind, str(facts["kernel"])), "-".join(parts)
+    label = HostLabel(place.kind, str(facts["kernel"]))
+    return WithProcessors(host), label, "-".join(parts)
 
 
 @dataclass
 class _Observation:
     """One host's cells: those cached, then what as many processes as it takes say of the rest."""
 
-    host: EmulatedHost | NativeHost
+    host: Host
     label: HostLabel
     identity: str | None
     request: Request
     seen: dict[str, Cell] = field(default_factory=dict)
-    current: str | None = None
-    noise: list[str] = field(default_factory=list)
-    absent: str = ""
+    not_run: dict[str, Cell] = field(default_factory=dict)
 
     def cells(self) -> tuple[dict[str, Cell], float]:
         """Return a cell for each scenario, and the seconds it took to see what was not cached."""
@@ -136,14 +128,14 @@ class _Observation:
         cells = {} if stored is None or self.request.fresh else stored.read()
         cells = {name: cell for name, cell in cells.items() if name in self.request.scenarios}
         seconds = 0.0
-        if self._left(cells):
+        if left := self._left(cells):
             try:
-                seconds = self._observe(self._left(cells))
+                seconds = self._observe(left)
             finally:
                 # Also what was seen before an interruption.
                 if stored is not None:
                     stored.add(self.seen)
-        cells |= self.seen
+        cells |= self.seen | self.not_run
         refused = Cell(SKIP, "it can take the host down; give --destructive to run it here")
         return {name: cells.get(name, refused) for name in self.request.scenarios}, seconds
 
@@ -151,96 +143,41 @@ class _Observation:
         """Return what is still to be observed, what can take the kernel down last."""
         anything = self.label.emulated or self.request.destructive
         scenarios = self.request.scenarios
-        left = [name for name in scenarios if name not in cells and name not in self.seen]
+        left = [name for name in scenarios if name not in cells]
         harmless = [name for name in left if not scenarios[name].destructive]
         return harmless + [name for name in left if anything and scenarios[name].destructive]
 
     def _observe(self, ids: list[str]) -> float:
-        seconds, crashes = 0.0, 0
+        def argv(done: Collection[str]) -> list[str]:
+            left = [name for name in ids if name not in done]
+            module = ("-m", "kvmharness.matrix.observe", self.request.vm_type.label)
+            return [sys.executable, "-P", *module, *left]
+
+        top = resources.checkout_dir()
+        job = Job(argv, DEADLINE, {"PYTHONPATH": str(top)} if top else {})
+        result = HostResult(self.label, self.host.facts)
         words = f"{self.label.kind}, Linux {self.label.kernel}: {len(ids)} scenarios"
         with progress.step(words) as report:
-            while left := [name for name in ids if name not in self.seen]:
-                self.current, self.noise = None, []
-                before = len(self.seen)
-                take = _Lines(self, lambda: report(len(self.seen) / len(ids)))
-                run = self._run(left, take)
-                seconds += run.seconds
-                if self.absent:
-                    self.seen |= {name: Cell(SKIP, self.absent) for name in left}
-                if all(name in self.seen for name in ids):
-                    break
-                if self.current is None and len(self.seen) == before:
-                    raise HarnessError(
-                        f"nothing could be observed on {self.label.words}: {self._why(run)}"
-                    )
-                crashes += 1
-                self._blame(run, left, crashes)
-        return seconds
 
-    def _run(self, ids: Sequence[str], take: _Lines) -> HostRun:
-        argv = [sys.executable, "-P", "-m", "kvmharness.matrix.observe"]
-        argv += [self.request.vm_type.label, *ids]
-        options: dict[str, Any] = {}
-        if self.label.emulated:
-            options["smp"] = min(_SMP, os.cpu_count() or 1)
-        top = resources.checkout_dir()
-        env = {"PYTHONPATH": str(top)} if top else {}
-        return self.host.run(argv, timeout=DEADLINE, env=env, on_output=take, **options)
+            def take(event: Record | dict[str, Any]) -> None:
+                if isinstance(event, Record) and not event.is_of_host:
+                    cells = self.seen if event.ran else self.not_run
+                    cells[event.id] = cell_of(event)
+                    report(len(self.seen) / len(ids))
 
-    def _blame(self, run: HostRun, left: Sequence[str], crashes: int) -> None:
-        """Make a cell for the scenario during which the process or the kernel ended."""
-        reason = self._why(run)
-        tail = run.console_tail.splitlines() or self.noise
-        culprit = self.current or next(name for name in left if name not in self.seen)
-        result = HANG if run.verdict is Verdict.TIMEOUT else CRASH
-        self.seen[culprit] = Cell(
-            result, reason, log=tuple(classify(tail)), log_lines=tuple(tail[-_TAIL:])
-        )
-        if crashes >= _CRASHES or run.verdict is Verdict.TIMEOUT:
-            why = f"not tried: {culprit} ended the run ({reason})"
-            rest = [name for name in left if name not in self.seen]
-            self.seen |= {name: Cell(SKIP, why) for name in rest}
-
-    def _why(self, run: HostRun) -> str:
-        if run.verdict is Verdict.FINISHED:
-            status = run.status or 0
-            how = f"ended with status {status}"
-            if status > 128:
-                how = f"was killed by {signal.Signals(status - 128).name}"
-            last = f": {self.noise[-1]}" if self.noise else ""
-            return f"the process {how}{last}"
-        return f"{run.verdict}: {run.detail}"
+            supervise(self.host, job, result, take)
+        if not self.seen:
+            why = "; ".join(record.reason for record in result.records)
+            raise HarnessError(f"nothing could be observed on {self.label.words}: {why}")
+        return result.seconds
 
 
-class _Lines:
-    """Takes a process's output as it comes: records on stdout, anything else on stderr."""
-
-    def __init__(self, observation: _Observation, moved: Any) -> None:
-        self._observation = observation
-        self._moved = moved
-        self._partial = b""
-
-    def __call__(self, stream: str, data: bytes) -> None:
-        if stream != "stdout":
-            noise = data.decode("utf-8", "replace").splitlines()
-            self._observation.noise += [line for line in noise if line.strip()]
-            return
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._line(line)
-
-    def _line(self, line: bytes) -> None:
-        observation = self._observation
-        try:
-            value = json.loads(line)
-        except ValueError:
-            observation.noise.append(line.decode("utf-8", "replace"))
-            return
-        if "start" in value:
-            observation.current = value["start"]
-        elif "absent" in value:
-            observation.absent = value["absent"]
-        else:
-            observation.seen[value["id"]] = Cell.from_json(value)
-            observation.current = None
-            self._moved()
+def cell_of(record: Record) -> Cell:
+    """Return the cell that a record of a scenario makes: its outcome, or why there is none."""
+    if record.outcome == "passed":
+        return Cell.from_json(record.details["outcome"])
+    if record.outcome == "skipped" or not record.ran:
+        return Cell(SKIP, record.reason)
+    lines = list(record.kernel_log) or record.report.splitlines()
+    result = HANG if record.cause == "timeout" else ERROR if record.outcome == "error" else CRASH
+    return Cell(result, record.reason, log=tuple(classify(lines)), log_lines=tuple(lines[-_TAIL:]))

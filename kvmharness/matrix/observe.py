@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Runs inside a host: observes scenarios and writes a line of JSON for each to standard output.
+"""Runs inside a host: observes scenarios and writes a record of each to standard error.
 
     python -m kvmharness.matrix.observe VM_TYPE ID...
 
-A line ``{"start": ID}`` goes before each, so that whoever reads knows the culprit when nothing
-follows; then ``{"id": ID, "result": ...}`` with what model.Cell holds. Nothing is asserted.
+Events and records are those of a run of the suite (report/records.py), whose supervisor reads
+along. Nothing is asserted: a scenario that came to an outcome has passed, with the outcome in its
+record's details.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
 from typing import Any
 
-from kvmharness import Kvm, MissingCapability, RunTimeout
+from kvmharness import Kvm, MissingCapability, RunTimeout, labels
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.report import trace_text
+from kvmharness.report.records import Outcome, Record, RecordWriter
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import Scenario, observe
 from kvmharness.suite.deadline import Watchdog, deadline
@@ -31,44 +32,49 @@ _LOG_LINES = 200
 
 
 def main(arguments: list[str]) -> int:
-    """Observe the scenarios named; 0 unless /dev/kvm itself can't be had."""
+    """Observe the scenarios named; 0 always: the records say what came of it."""
     vm_type, *ids = arguments
     scenarios = catalog.scenarios(VmType.parse(vm_type))
+    writer = RecordWriter("/dev/fd/2")
     watchdog = Watchdog()
+    writer.event("plan", tests=[[scenario_id, scenario_id] for scenario_id in ids])
     try:
         with Kvm.open() as kvm:
             for scenario_id in ids:
-                _say({"start": scenario_id})
+                writer.event("start", id=scenario_id, nodeid=scenario_id)
                 watchdog.cover(DEADLINE)
-                _say({"id": scenario_id, **_observe(scenarios[scenario_id], kvm)})
+                writer.record(_observe(scenarios[scenario_id], kvm))
     except MissingCapability as error:
-        _say({"absent": str(error)})
+        for scenario_id in ids:
+            writer.record(_record(scenario_id, "skipped", reason=str(error)))
     finally:
         watchdog.close()
+    writer.event("end", exitstatus=0)
+    writer.close()
     return 0
 
 
-def _observe(scenario: Scenario, kvm: Kvm) -> dict[str, Any]:
+def _observe(scenario: Scenario, kvm: Kvm) -> Record:
     began = time.monotonic()
     try:
         with deadline(DEADLINE, lambda: RunTimeout(f"still running after {DEADLINE:g} s")):
             outcome = observe(scenario, kvm)
     except MissingCapability as error:
-        return {"result": "skip", "reason": str(error)}
+        return _record(scenario.id, "skipped", reason=str(error))
     except RunTimeout as error:
-        return {"result": "hang", "reason": str(error)}
+        return _record(scenario.id, "failed", reason=str(error), cause="timeout")
     except Exception as error:  # noqa: BLE001 (a scenario that fails is a cell; the rest go on)
-        return {
-            "result": "error",
-            "reason": f"{type(error).__name__}: {error}",
-            "log_lines": traceback.format_exc().splitlines(),
-        }
-    record = outcome.as_json()
-    del record["scenario"]
-    record["trace"] = _cut(trace_text.lines(outcome.trace))
-    record["log_lines"] = record["log_lines"][:_LOG_LINES]
-    record["seconds"] = round(time.monotonic() - began, 3)
-    return record
+        reason = f"{type(error).__name__}: {error}"
+        return _record(scenario.id, "error", reason=reason, report=traceback.format_exc())
+    seen = outcome.as_json()
+    seen["trace"] = _cut(trace_text.lines(outcome.trace))
+    seen["log_lines"] = seen["log_lines"][:_LOG_LINES]
+    seconds = round(time.monotonic() - began, 3)
+    return _record(scenario.id, "passed", seconds=seconds, details={"outcome": seen})
+
+
+def _record(scenario_id: str, outcome: Outcome, **values: Any) -> Record:
+    return Record.of(labels.current(), scenario_id, scenario_id, outcome, **values)
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -76,11 +82,6 @@ def _cut(lines: list[str]) -> list[str]:
     if left_out <= 0:
         return lines
     return [*lines[:_TRACE_HEAD], f"... {left_out} lines left out ...", *lines[-_TRACE_TAIL:]]
-
-
-def _say(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Report files: known to be writable before a long run, replaced in one step after it.
 
-Until then what the file held stays; a run that is interrupted or killed leaves nothing behind.
+Until then what the file held stays; a run that is killed leaves nothing behind.
 """
 
 from __future__ import annotations

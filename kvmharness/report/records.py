@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Records: one per test, as a line of JSON, from the process that ran it to whoever reports it.
 
-The file also carries events, the lines with a key ``event``: ``plan`` (how many tests), ``start``
-(which one began: it is the culprit when nothing follows), ``end`` (the session's), ``usage`` (the
-request was wrong). A line without ``event`` is a Record.
+The file also carries events, the lines with a key ``event``: ``plan`` (the tests to come, each id
+and node id), ``start`` (which one began: it is the culprit when nothing follows), ``end`` (of the
+session, with pytest's exit status), ``usage`` (the request was wrong, and why). A line without
+``event`` is a Record. hosts/supervise.py reads along.
 """
 
 from __future__ import annotations

@@ -274,6 +274,7 @@ WAITING = """
         with open({path!r}, "w") as file:
             file.write(f"{{os.getpid()}} {{child.pid}}\\n")
         time.sleep(300)
+    def test_last(): pass
 """
 
 
@@ -303,22 +304,20 @@ def all_gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "err"),
-    [
-        (signal.SIGINT, 130, "kvmharness: interrupted after 1 of 2 tests; no report was written\n"),
-        (signal.SIGTERM, 143, ""),
-    ],
+    ("number", "status", "how"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended from outside")],
 )
-def test_an_interrupt_ends_everything(
-    make_suite: MakeSuite, tmp_path: Path, number: int, status: int, err: str
+def test_an_interrupt_ends_everything_and_what_is_known_is_in_every_report(
+    make_suite: MakeSuite, tmp_path: Path, number: int, status: int, how: str
 ) -> None:
     pids = tmp_path / "pids"
-    old = tmp_path / "report"
-    old.write_text("old")
-    files = sorted(path.name for path in tmp_path.iterdir())
+    reports = {name: tmp_path / name for name in ("ktap", "junit", "json", "kcidb")}
+    reports["json"].write_text("old")
     suite = make_suite(WAITING.format(path=str(pids)))
+    options = [word for name, path in reports.items() for word in (f"--{name}", str(path))]
+    files = {path.name for path in tmp_path.iterdir()} | reports.keys() | {"pids"}
     with subprocess.Popen(
-        argv("run", "--json", str(old), suite=suite),
+        argv("run", "--host", "native", "--host", "emulated-snp", *options, suite=suite),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -327,12 +326,30 @@ def test_an_interrupt_ends_everything(
         started = wait_for_pids(pids)
         child.send_signal(number)
         out, said = child.communicate(timeout=20)
-    assert (child.returncode, said) == (status, err)
+    assert child.returncode == status
+    assert said == (
+        f"kvmharness: {how}: 2 of 4 tests did not run; what is known is in the "
+        "ktap, junit, json, kcidb report\n"
+    )
     assert "Traceback" not in out
     assert all_gone(started)
-    assert old.read_text() == "old"
-    left = {path.name for path in tmp_path.iterdir()} - {*files, "suite", "pids"}
+    left = {path.name for path in tmp_path.iterdir()} - files
     assert not {name for name in left if not name.startswith("pytest-of")}
+
+    result = report(reports["json"])
+    assert result["exit_status"] == status
+    assert [(r["id"], r["outcome"], r["cause"], r["reason"]) for r in result["records"]] == [
+        ("kvm.it.first", "passed", "", ""),
+        ("kvm.it.waits", "error", "", f"the run was {how} in this test"),
+        ("kvm.it.last", "error", "not-run", f"not run: the run was {how}"),
+        # The second host, which was not even prepared.
+        ("emulated-snp", "error", "not-run", "not run: the run was cut short"),
+    ]
+    statuses = [test["status"] for test in report(reports["kcidb"])["tests"]]
+    assert statuses == ["PASS", "ERROR", "MISS", "MISS"]
+    assert 'tests="4" failures="0" errors="3"' in reports["junit"].read_text()
+    lines = [line.strip() for line in reports["ktap"].read_text().splitlines()]
+    assert f"not ok 3 kvm.it.last # ERROR not run: the run was {how}" in lines
 
 
 def test_a_kill_leaves_no_test_process(make_suite: MakeSuite, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from kvmharness.labels import HostLabel
 from kvmharness.matrix import collect, stored
 from kvmharness.matrix.collect import Place, Request
 from kvmharness.matrix.model import Column
+from kvmharness.report.records import Record
 from kvmharness.scenarios.engine import Bench, Scenario
 from kvmharness.scenarios.outcome import step_as_json
 
 from ..steps import step
 
+LABEL = HostLabel("emulated-snp", "7.3.4-amd64")
 FINISHED = HostRun(Verdict.FINISHED, 0, 1.0)
 #: What a played process does with a scenario: a result to report, or how it ends instead.
 Play = Callable[[str], "str | HostRun"]
@@ -42,17 +44,23 @@ class Played:
         self.runs.append(ids)
         take = options.pop("on_output")
         self.options.append(options)
+
+        def say(value: dict[str, Any]) -> None:
+            line = json.dumps(value).encode() + b"\n"
+            # In two pieces: a pipe breaks lines where it likes.
+            take("stderr", line[:10])
+            take("stderr", line[10:])
+
+        say({"event": "plan", "tests": [[name, name] for name in ids]})
         for scenario_id in ids:
-            take("stdout", json.dumps({"start": scenario_id}).encode() + b"\n")
+            say({"event": "start", "id": scenario_id, "nodeid": scenario_id})
             what = self.play(scenario_id)
             if isinstance(what, HostRun):
                 take("stderr", b"the last words\n")
                 return what
-            steps = [step_as_json(step(what))]
-            line = json.dumps({"id": scenario_id, "result": what, "steps": steps}).encode() + b"\n"
-            # In two pieces: a pipe breaks lines where it likes.
-            take("stdout", line[:10])
-            take("stdout", line[10:])
+            details = {"outcome": {"result": what, "steps": [step_as_json(step(what))]}}
+            say(Record.of(LABEL, scenario_id, scenario_id, "passed", details=details).as_dict())
+        say({"event": "end", "exitstatus": 0})
         return FINISHED
 
 
@@ -98,7 +106,8 @@ def test_every_scenario_gets_its_cell(observe: Observe) -> None:
     assert {name: cell.words for name, cell in column.cells.items()} == {"a": "ok", "b": "ok"}
     assert (column.name, column.short, column.absent) == ("7.3.4-amd64", "7.3.4", "")
     assert host.runs == [["a", "b"]]
-    assert column.seconds == 1.0
+    assert 0 < column.seconds < 60
+    assert observe(ok, Request(VmType.SNP, scenarios("a", "b")))[0].seconds == 0  # from the cache
 
 
 def test_a_crash_is_a_cell_and_the_rest_goes_on_in_another_process(observe: Observe) -> None:
@@ -111,7 +120,7 @@ def test_a_crash_is_a_cell_and_the_rest_goes_on_in_another_process(observe: Obse
     assert host.runs == [["a", "b", "c"], ["c"]]
     crashed = column.cells["b"]
     assert (crashed.result, crashed.reason) == ("crash", "panic: the kernel panicked")
-    assert crashed.log_lines == ("x", "BUG: unable to y, z")
+    assert crashed.log_lines[-3:] == ("x", "BUG: unable to y, z", "the last words")
     assert crashed.log == ("BUG unable to y",)
     assert column.cells["c"].words == "ok"
 
@@ -121,18 +130,23 @@ def test_a_signal_is_named(observe: Observe) -> None:
     column, _ = observe(
         lambda name: killed if name == "a" else "ok", Request(VmType.SNP, scenarios("a", "b"))
     )
-    assert column.cells["a"].reason == "the process was killed by SIGSEGV: the last words"
+    assert column.cells["a"].reason == "the test process was killed by SIGSEGV"
 
 
-def test_a_hang_ends_the_run_and_the_rest_says_so(observe: Observe) -> None:
+def test_a_hang_takes_the_rest_of_the_time(
+    observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "DEADLINE", 0.0)
     late = HostRun(Verdict.TIMEOUT, None, 9.0, "still running")
-    column, host = observe(
-        lambda name: late if name == "b" else "ok", Request(VmType.SNP, scenarios("a", "b", "c"))
-    )
+    some = Request(VmType.SNP, scenarios("a", "b", "c"))
+    column, host = observe(lambda name: late if name == "b" else "ok", some)
     assert len(host.runs) == 1
     assert column.cells["b"].result == "hang"
     assert column.cells["c"].result == "skip"
-    assert "b ended the run" in column.cells["c"].reason
+    assert column.cells["c"].reason == "not run: the run's time was over"
+    # Neither is kept: they are tried again.
+    _, host = observe(ok, some)
+    assert host.runs == [["b", "c"]]
 
 
 def test_a_host_that_crashes_for_ever_is_given_up(observe: Observe) -> None:
@@ -141,8 +155,35 @@ def test_a_host_that_crashes_for_ever_is_given_up(observe: Observe) -> None:
         lambda name: HostRun(Verdict.PANIC, None, 1.0, "panic"),
         Request(VmType.SNP, scenarios(*names)),
     )
-    assert len(host.runs) == 10
-    assert sum(cell.result == "crash" for cell in column.cells.values()) == 10
+    assert len(host.runs) == 11
+    assert sum(cell.result == "crash" for cell in column.cells.values()) == 11
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause", "result"),
+    [
+        ("skipped", "", "skip"),
+        ("error", "not-run", "skip"),
+        ("failed", "", "crash"),
+        ("failed", "timeout", "hang"),
+        ("error", "timeout", "hang"),
+        ("error", "", "error"),
+    ],
+)
+def test_a_record_without_an_outcome_is_a_cell_that_says_why(
+    outcome: Any, cause: Any, result: str
+) -> None:
+    record = Record.of(LABEL, "a", "a", outcome, cause=cause, reason="why", report="x\ny")
+    cell = collect.cell_of(record)
+    assert (cell.result, cell.reason) == (result, "why")
+    assert cell.log_lines == (() if result == "skip" else ("x", "y"))
+
+
+def test_a_crash_s_cell_holds_what_the_kernel_said_where_that_is_known() -> None:
+    said = ("WARNING: CPU: 0 PID: 1 at f.c:1 kvm_f+0x1/0x2 [kvm]",)
+    record = Record.of(LABEL, "a", "a", "failed", report="x", kernel_log=said)
+    cell = collect.cell_of(record)
+    assert (cell.log_lines, cell.log) == (said, ("WARNING kvm_f",))
 
 
 def test_a_host_that_never_starts_is_an_error(observe: Observe) -> None:
@@ -153,7 +194,7 @@ def test_a_host_that_never_starts_is_an_error(observe: Observe) -> None:
     host = Dead(ok)
     label = HostLabel("emulated-snp", "7.3.4")
     observation = collect._Observation(
-        host,  # type: ignore[arg-type]
+        host,
         label,
         None,
         Request(VmType.SNP, scenarios("a")),
