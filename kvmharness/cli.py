@@ -26,6 +26,18 @@ COMMANDS = {
         "kvmharness.commands.matrix:matrix",
         "What several kernels do with the same scenarios.",
     ),
+    "contract": (
+        "kvmharness.commands.contract:contract",
+        "What a kernel promises, and where that comes from.",
+    ),
+    "explain": (
+        "kvmharness.commands.explain:explain",
+        "Why an ioctl fails with an errno, and what to do.",
+    ),
+    "scenario": (
+        "kvmharness.commands.scenario:scenario",
+        "What a scenario tries, where it is, what kernels promise of it.",
+    ),
     "host": ("kvmharness.commands.host:host", "Emulated hosts: list, prepare, shell, run."),
     "trace": ("kvmharness.commands.trace:trace", "Show a trace of ioctls."),
 }

@@ -12,6 +12,7 @@ from kvmharness.contract.generation import Generation, meant
 from kvmharness.contract.patterns import Patterns
 from kvmharness.errors import HarnessError
 from kvmharness.scenarios.grammar import Promise, words
+from kvmharness.scenarios.step import Fact
 
 if TYPE_CHECKING:
     from kvmharness.scenarios.outcome import Outcome
@@ -149,17 +150,49 @@ class Contract:
             self._of[scenario] = sorted(rows, key=lambda row: row.generation.order)
         return self._of[scenario]
 
+    def calls(self, scenario: str) -> tuple[str, ...]:
+        """Return what each step of a scenario calls; with a leading ``=`` what it asks.
+
+        ContractError where that is not said once, or of another number of steps than is promised.
+        """
+        calls = [each for each in self._calls if each.scenarios.mean(scenario)]
+        if len(calls) != 1:
+            said = "twice" if calls else "nowhere"
+            raise ContractError(f"{scenario}: what its steps call is said {said}")
+        promised = {len(one.outcome) for row in self.of(scenario) for one in row.promised}
+        steps = calls[0].steps * max(promised, default=0) if calls[0].alike else calls[0].steps
+        if promised != {len(steps)}:
+            raise ContractError(
+                f"{scenario} calls {len(steps)} times, but outcomes have {sorted(promised)} steps"
+            )
+        return steps
+
+    def misnamed(self, outcome: Outcome) -> str:
+        """Say how the calls that `outcome` holds are not those of calls(); empty if they are."""
+        for number, (call, step) in enumerate(
+            zip(self.calls(outcome.scenario), outcome.steps, strict=False), 1
+        ):
+            made = f"= {step.label}" if isinstance(step, Fact) else step.ioctl
+            # Of many calls of which none was made there is no name.
+            if made and made != call:
+                return f"{outcome.scenario}: step {number} is {made}, the contract has {call}"
+        return ""
+
     def check(self, scenarios: Sequence[str]) -> list[str]:
         """Return what is wrong with the contract of these ids, which are all there are."""
         wrong = [
             f"{pattern!r} matches no scenario"
-            for row in self.rows
-            for pattern in row.scenarios.meaning_nothing(scenarios)
+            for patterns in (
+                *(row.scenarios for row in self.rows),
+                *(calls.scenarios for calls in self._calls),
+            )
+            for pattern in patterns.meaning_nothing(scenarios)
         ]
         for scenario in scenarios:
             try:
                 if not self.of(scenario):
                     wrong.append(f"{scenario} has no contract row")
+                self.calls(scenario)
             except ContractError as error:
                 wrong.append(str(error))
         return wrong

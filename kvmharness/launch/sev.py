@@ -69,7 +69,7 @@ def firmware_error_name(code: int) -> str:
     return firmware_names().get(code & 0xFFFFFFFF, f"{code:#x}")
 
 
-#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for traces.
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for results and traces.
 _COMMAND_NAMES = {
     int(getattr(lib, name)): name
     for name in (
@@ -78,6 +78,9 @@ _COMMAND_NAMES = {
         "KVM_SEV_SNP_LAUNCH_UPDATE",
         "KVM_SEV_SNP_LAUNCH_FINISH",
         "KVM_SEV_SNP_ENABLE_REQ_CERTS",
+        "KVM_SEV_INIT",
+        "KVM_SEV_LAUNCH_START",
+        "KVM_SEV_GUEST_STATUS",
     )
 }
 
@@ -241,9 +244,9 @@ class SnpTry:
         command.data = _address_of(parameters)
         command.sev_fd = self._snp.sev_fd & 0xFFFFFFFF
         shown = command if parameters is None else parameters
-        return self._snp.vm.try_.memory_encrypt_op(
-            command, show=shown, name=_COMMAND_NAMES.get(number, str(number))
-        )
+        name = _COMMAND_NAMES.get(number, "")
+        result = self._snp.vm.try_.memory_encrypt_op(command, show=shown, name=name or str(number))
+        return dataclasses.replace(result, name=name or result.name)
 
     def _command(
         self, name: str, parameters: Any, meaning: dict[int, str] | None = None
@@ -254,7 +257,6 @@ class SnpTry:
             why = (meaning or {}).get(result.errno, "")
         return dataclasses.replace(
             result,
-            name=name,
             meaning=why,
             fw_error_name=firmware_error_name(result.fw_error or 0),
         )

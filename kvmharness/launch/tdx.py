@@ -175,8 +175,7 @@ class TdxTry:
         return _issue(self._tdx.vm, number, parameters, flags, hw_error)
 
     def _command(self, name: str, parameters: Any, flags: int) -> Result[int]:
-        result = self.command(int(getattr(lib, name)), parameters, flags=flags)
-        return dataclasses.replace(result, name=name)
+        return self.command(int(getattr(lib, name)), parameters, flags=flags)
 
 
 class Tdx:
@@ -309,8 +308,7 @@ class TdxVcpuTry:
 
     def _command(self, name: str, parameters: Any, flags: int, hw_error: int = 0) -> Result[int]:
         number = int(getattr(lib, name))
-        result = self.command(number, parameters, flags=flags, hw_error=hw_error)
-        return dataclasses.replace(result, name=name)
+        return self.command(number, parameters, flags=flags, hw_error=hw_error)
 
 
 class TdxVcpu:
@@ -410,7 +408,7 @@ def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
     )
 
 
-#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, for traces.
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, for results and traces.
 _COMMAND_NAMES = {
     int(getattr(lib, name)): name
     for name in (
@@ -434,11 +432,13 @@ def _issue(
     command.data = int(ffi.cast("uintptr_t", parameters)) if is_pointer else parameters or 0
     command.hw_error = hw_error
     shown = parameters if is_pointer else command
-    name = _COMMAND_NAMES.get(number, str(number))
-    result = target.try_.memory_encrypt_op(command, show=shown, name=name)
+    name = _COMMAND_NAMES.get(number, "")
+    result = target.try_.memory_encrypt_op(command, show=shown, name=name or str(number))
     # What was passed in and left there is nothing that the module said.
     status = 0 if result.fw_error == hw_error else result.fw_error or 0
-    return dataclasses.replace(result, fw_error=status, fw_error_name=status_name(status))
+    return dataclasses.replace(
+        result, name=name or result.name, fw_error=status, fw_error_name=status_name(status)
+    )
 
 
 def _address(source: SourceBuffer | int | None) -> int:

@@ -78,7 +78,7 @@ class DefaultBench(Bench):
         except InaccessibleMemory as error:
             signal = error.signal_name
         number = errno.EFAULT if signal else 0
-        self.outcome.steps.append(Call(label, number, signal=signal))
+        self.outcome.steps.append(Call(label, number, signal=signal, ioctl="touch"))
 
     def call(self, label: str, name: str, function: Callable[[], Any]) -> Result[int]:
         """Make a system call by Python's own wrapper of it, and record it as a step."""

@@ -12,8 +12,8 @@ from kvmharness.scenarios.grammar import words
 from kvmharness.scenarios.step import Call, Fact, Step, Tally
 
 _KINDS: dict[str, type[Call | Tally | Fact]] = {"call": Call, "tally": Tally, "fact": Fact}
-#: Members that a call has in JSON only where there is something to tell.
-_UNUSUAL = ("source_moved", "gpa_moved", "size_moved", "signal", "fw_error_name")
+#: Members that a step has in JSON only where there is something to tell.
+_UNUSUAL = ("source_moved", "gpa_moved", "size_moved", "signal", "ioctl", "fw_error_name")
 _OF_PAGES = ("asked", "done", "left", "written_back")
 
 
@@ -69,11 +69,11 @@ def step_as_json(step: Step) -> dict[str, Any]:
     values = asdict(step)
     if isinstance(step, Call):
         values["written_back"] = {name: [*both] for name, both in step.written_back.items()}
-        left_out = [name for name in _UNUSUAL if values[name] in (None, "")]
-        if step.asked is None:
-            left_out += _OF_PAGES
-        for name in left_out:
-            del values[name]
+    left_out = [name for name in _UNUSUAL if values.get(name, "") in (None, "")]
+    if isinstance(step, Call) and step.asked is None:
+        left_out += _OF_PAGES
+    for name in left_out:
+        values.pop(name, None)
     return {"step": kind, "words": words(step), **values}
 
 

@@ -46,6 +46,7 @@ SIGNALS = ("SIGBUS", "SIGSEGV")
 class Call:
     """One call. What populates has `asked`, `done` and `left`, in pages, else they are None.
 
+    `ioctl` is its name: the ioctl's, its sub-command's or the system call's.
     `fw_error` is the firmware's or TDX module's code where the call has one. `source_moved`,
     `gpa_moved` and `size_moved` are in bytes, None where they are as `done` has it: both addresses
     on by that many pages, the size less by whole pages. `written_back` is for a person: each field
@@ -63,6 +64,7 @@ class Call:
     gpa_moved: int | None = None
     size_moved: int | None = None
     signal: str = ""
+    ioctl: str = ""
     written_back: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -80,7 +82,7 @@ class Call:
     @classmethod
     def of(cls, label: str, result: Result[Any]) -> Call:
         """Return the step that a call's result makes."""
-        return cls(label, result.errno, result.fw_error, result.fw_error_name)
+        return cls(label, result.errno, result.fw_error, result.fw_error_name, ioctl=result.name)
 
     @classmethod
     def of_pages(
@@ -117,16 +119,18 @@ class Call:
             source_moved=None if source == expected else source,
             gpa_moved=None if moved == done * PAGE_SIZE else moved,
             size_moved=back[size] - passed[size] if odd else None,
+            ioctl=result.name,
             written_back={name: (passed[name], back[name]) for name in passed},
         )
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What many calls came to: how often each errno's name, or ``ok``. Races are told so."""
+    """What many calls of `ioctl` came to: how often each errno's name, or ``ok``. For races."""
 
     label: str
     counts: Mapping[str, int]
+    ioctl: str = ""
 
     @property
     def names(self) -> frozenset[str]:
@@ -141,7 +145,9 @@ class Tally:
     @classmethod
     def of(cls, label: str, results: Iterable[Result[Any]]) -> Tally:
         """Return the step that the results of many calls make."""
-        return cls(label, dict(Counter(errno_name(result.errno) for result in results)))
+        held = list(results)
+        counts = Counter(errno_name(result.errno) for result in held)
+        return cls(label, dict(counts), held[0].name if held else "")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvmharness import labels
 from kvmharness.contract import files as contract
+from kvmharness.errors import NotTheKernel
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import Scenario, observe
@@ -33,11 +35,18 @@ def hold_to_contract(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> No
 
     ``KVMHARNESS_CONTRACT`` names the release whose contract counts; by default the running one.
     The launch digest has to be what the scenario's steps make it, where both are known.
+    NotTheKernel for hardware that differs from emulation in what the stand-ins do there, and for a
+    contract that says wrongly what a step calls.
     """
     outcome = observe(scenario, kvm)
     record["outcome"] = outcome.as_json()
-    if broken := contract.load().mismatch(outcome, contract_release()):
+    promises, release = contract.load(), contract_release()
+    if not labels.current().emulated and (text := promises.beyond_emulation(outcome, release)):
+        raise NotTheKernel(text)
+    if broken := promises.mismatch(outcome, release):
         pytest.fail(broken, pytrace=False)
+    if misnamed := promises.misnamed(outcome):
+        raise NotTheKernel(misnamed)
     if None not in (outcome.digest, outcome.predicted_digest) and (
         outcome.digest != outcome.predicted_digest
     ):

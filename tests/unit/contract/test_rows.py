@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 
 from kvmharness.contract.patterns import Patterns
-from kvmharness.contract.rows import LOG, Alternative, Contract, ContractError, Row
+from kvmharness.contract.rows import LOG, Alternative, Calls, Contract, ContractError, Row
+from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.step import Call, Fact, Step, Tally
 
 from ..steps import promises
 from .samples import SCENARIO, outcome, row
@@ -78,8 +80,39 @@ def test_a_contract_is_held_against_the_scenarios_there_are() -> None:
         "'!c.d' matches no scenario",
         "a.b: the rows for before 7.2 and for from 7.1 overlap",
         "e.f has no contract row",
+        "e.f: what its steps call is said nowhere",
     ]
-    assert Contract([row("ok")]).check(["a.b"]) == []
+    assert Contract([row("ok")], [CALLS]).check(["a.b"]) == []
+
+
+CALLS = Calls(Patterns((SCENARIO,)), ("KVM_RUN",), alike=True)
+
+
+def test_what_the_steps_call_is_said_once_for_all_steps_or_for_each() -> None:
+    rows = [row("ok", "EIO", end="7.0"), row("ok", "EINVAL", first="7.0")]
+    each = Calls(Patterns((SCENARIO,)), ("KVM_RUN", "= an answer"))
+    assert Contract(rows, [CALLS]).calls(SCENARIO) == ("KVM_RUN", "KVM_RUN")
+    assert Contract(rows, [each]).calls(SCENARIO) == ("KVM_RUN", "= an answer")
+    for calls, complaint in (([], "nowhere"), ([CALLS, each], "twice")):
+        with pytest.raises(ContractError, match=complaint):
+            Contract(rows, calls).calls(SCENARIO)
+    with pytest.raises(ContractError, match=r"calls 2 times, but outcomes have \[1\] steps"):
+        Contract([row("ok")], [each]).calls(SCENARIO)
+    with pytest.raises(ContractError, match=r"outcomes have \[1, 2\] steps"):
+        Contract([row("ok", end="7.0"), row("ok", "ok", first="7.0")], [CALLS]).calls(SCENARIO)
+
+
+def test_calls_that_were_not_made_are_noticed() -> None:
+    each = Calls(Patterns((SCENARIO,)), ("KVM_RUN", "= an answer", "KVM_RUN"))
+    rows = Contract([row("ok", "= same", "none")], [each])
+    steps: list[Step] = [Call("x", ioctl="KVM_RUN"), Fact("an answer", "same"), Tally("y", {})]
+    assert rows.misnamed(Outcome(SCENARIO, steps)) == ""
+    steps[1] = Fact("another", "same")
+    assert "step 2 is = another, the contract has = an answer" in rows.misnamed(
+        Outcome(SCENARIO, steps)
+    )
+    steps[0] = Call("x", ioctl="KVM_GET_REGS")
+    assert "step 1 is KVM_GET_REGS" in rows.misnamed(Outcome(SCENARIO, steps))
 
 
 def test_a_mismatch_reads_like_a_sentence() -> None:
