@@ -212,6 +212,14 @@ static int kvmh_canonical(const volatile void *address)
 	return (uintptr_t)address >> 56 == 0;
 }
 
+/* Where a range ends; one that runs past the last address ends there, and not at the first. */
+static uintptr_t kvmh_end(const volatile void *start, uint64_t size)
+{
+	uintptr_t end = (uintptr_t)start + size;
+
+	return end < (uintptr_t)start ? UINTPTR_MAX : end;
+}
+
 /* byte < 0: copy `from`, which may be any address, NULL among them; else fill with the byte. */
 static void kvmh_guarded_move(volatile char *to, const volatile char *from, int byte, uint64_t size,
 			      struct kvmh_copy *out)
@@ -222,9 +230,9 @@ static void kvmh_guarded_move(volatile char *to, const volatile char *from, int 
 	kvmh_install_handler(SIGBUS, &kvmh_before_bus);
 	kvmh_install_handler(SIGSEGV, &kvmh_before_segv);
 	kvmh_guard_start[0] = (uintptr_t)to;
-	kvmh_guard_end[0] = (uintptr_t)to + size;
+	kvmh_guard_end[0] = kvmh_end(to, size);
 	kvmh_guard_start[1] = (uintptr_t)from;
-	kvmh_guard_end[1] = byte < 0 ? (uintptr_t)from + size : 0;
+	kvmh_guard_end[1] = byte < 0 ? kvmh_end(from, size) : 0;
 	if (sigsetjmp(kvmh_guard, 0)) {
 		out->copied = done;
 		out->fault_address = (uintptr_t)kvmh_fault.si_addr;

@@ -7,7 +7,9 @@ from typing import Any
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno, OwnedFd
+from kvmharness.kvm.fenced import fenced_copy
 from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.fields import make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 
@@ -17,18 +19,24 @@ def device_attr(fd: HasFileno, name: str, group: int, attr: int, address: int) -
 
     `address` is the user address of the attribute's value. ENXIO: no such group or attribute.
     """
-    arguments = ffi.new("struct kvm_device_attr *")
-    arguments.group = group
-    arguments.attr = attr
-    arguments.addr = address
+    arguments = make("struct kvm_device_attr *", group=group, attr=attr, addr=address)
     return ioctl.call(fd.fileno(), name, arguments)
 
 
 def get_device_attr_u64(fd: HasFileno, group: int, attr: int) -> Result[int]:
-    """KVM_GET_DEVICE_ATTR of an attribute that is one u64."""
+    """KVM_GET_DEVICE_ATTR of an attribute that is one u64. EFAULT: it is longer."""
     value = ffi.new("__u64 *")
-    address = int(ffi.cast("uintptr_t", value))
-    return device_attr(fd, "KVM_GET_DEVICE_ATTR", group, attr, address).with_value(int(value[0]))
+    result = _through_fence(fd, "KVM_GET_DEVICE_ATTR", group, attr, value)
+    return result.with_value(int(value[0]))
+
+
+def _through_fence(fd: HasFileno, name: str, group: int, attr: int, value: Any) -> Result[int]:
+    """Pass an attribute's value to or from the kernel, which alone knows how long it is.
+
+    It goes through a buffer with a fence behind it: what is too short is EFAULT, and no overrun.
+    """
+    with fenced_copy(value) as address:
+        return device_attr(fd, name, group, attr, address)
 
 
 class DeviceTry:
@@ -38,12 +46,18 @@ class DeviceTry:
         self._device = device
 
     def set_attr(self, group: int, attr: int, value: Any) -> Result[int]:
-        """KVM_SET_DEVICE_ATTR: `value` is a cffi pointer to the attribute's value."""
-        return device_attr(self._device, "KVM_SET_DEVICE_ATTR", group, attr, _address(value))
+        """KVM_SET_DEVICE_ATTR: `value` is a cffi pointer to the attribute's value.
+
+        EFAULT: it is shorter than the attribute.
+        """
+        return _through_fence(self._device, "KVM_SET_DEVICE_ATTR", group, attr, value)
 
     def get_attr(self, group: int, attr: int, value: Any) -> Result[int]:
-        """KVM_GET_DEVICE_ATTR: the kernel fills what the cffi pointer `value` points to."""
-        return device_attr(self._device, "KVM_GET_DEVICE_ATTR", group, attr, _address(value))
+        """KVM_GET_DEVICE_ATTR: the kernel fills what the cffi pointer `value` points to.
+
+        EFAULT: it is shorter than the attribute.
+        """
+        return _through_fence(self._device, "KVM_GET_DEVICE_ATTR", group, attr, value)
 
     def has_attr(self, group: int, attr: int) -> Result[int]:
         """KVM_HAS_DEVICE_ATTR: 0 if the device has the attribute, ENXIO if not."""
@@ -61,7 +75,3 @@ class Device(OwnedFd):
     set_attr = raising(DeviceTry.set_attr)
     get_attr = raising(DeviceTry.get_attr)
     has_attr = raising(DeviceTry.has_attr)
-
-
-def _address(pointer: Any) -> int:
-    return int(ffi.cast("uintptr_t", pointer))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kvmharness.errors import KernelFault
 from kvmharness.kvm.ffi import ffi, lib
 
 
@@ -149,18 +150,26 @@ for _name in sorted(n for n in dir(lib) if n.startswith("KVM_EXIT_")):
         REASON_NAMES.setdefault(int(getattr(lib, _name)), _name)
 
 
-def read_exit(run: Any, errno: int = 0) -> Exit:
-    """Decode `run` (struct kvm_run *) after a KVM_RUN that returned 0, or failed with `errno`."""
+#: struct kvm_run and the page of port data behind it, which every kernel maps.
+_RUN_BYTES = 2 * 4096
+
+
+def read_exit(run: Any, errno: int = 0, size: int = _RUN_BYTES) -> Exit:
+    """Decode `run` (struct kvm_run *) after a KVM_RUN that returned 0, or failed with `errno`.
+
+    `size` is how many bytes are mapped; KernelFault for an exit whose data lies beyond.
+    """
     reason = int(run.exit_reason)
     if reason == lib.KVM_EXIT_IO:
         io = run.io
-        size = int(io.size) * int(io.count)
+        length, offset = int(io.size) * int(io.count), int(io.data_offset)
+        if offset + length > size:
+            raise KernelFault(
+                f"KVM_EXIT_IO with {length} bytes at {offset:#x}, outside the {size:#x} of kvm_run"
+            )
         is_out = io.direction == lib.KVM_EXIT_IO_OUT
-        at = ffi.cast("char *", run) + int(io.data_offset)
-        data = bytes(ffi.buffer(at, size)) if is_out else b""
-        return IoExit(
-            reason, is_out, int(io.port), int(io.size), int(io.count), data, int(io.data_offset)
-        )
+        data = bytes(ffi.buffer(ffi.cast("char *", run) + offset, length)) if is_out else b""
+        return IoExit(reason, is_out, int(io.port), int(io.size), int(io.count), data, offset)
     if reason == lib.KVM_EXIT_HLT:
         return HltExit(reason)
     if reason == lib.KVM_EXIT_MMIO:

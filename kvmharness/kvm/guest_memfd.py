@@ -7,9 +7,11 @@ import os
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import OwnedFd
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.fields import call_c, make
 from kvmharness.kvm.ioctl import raising, system_call
 from kvmharness.kvm.mapping import MAP_SHARED, PROT_READ, PROT_WRITE, Mapping, try_mmap
+from kvmharness.kvm.memslots import Bindable
 from kvmharness.kvm.result import Result
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -43,10 +45,9 @@ class GuestMemfdTry:
         EOPNOTSUPP for a mode without KEEP_SIZE or with a bit beyond PUNCH_HOLE, EINVAL for an
         unaligned range or one past the end (kvm_gmem_fallocate).
         """
-        ret = int(lib.kvmh_fallocate(self._memfd.fileno(), mode, offset, size))
-        return system_call(
-            "fallocate", ret, fd=self._memfd.fileno(), mode=mode, offset=offset, size=size
-        )
+        fd = self._memfd.fileno()
+        ret = call_c(lib.kvmh_fallocate, fd=fd, mode=mode, offset=offset, size=size)
+        return system_call("fallocate", ret, fd=fd, mode=mode, offset=offset, size=size)
 
     def punch_hole(self, offset: int, size: int) -> Result[int]:
         """fallocate(2) with PUNCH_HOLE: give back `size` bytes from `offset`; then zeros."""
@@ -64,11 +65,13 @@ class GuestMemfdTry:
         Queued for 7.4; ENOTTY where in-place conversion is off or unknown, EAGAIN while a page is
         pinned. ``written_back`` is (error_offset,), which the kernel sets only on failure.
         """
-        arguments = ffi.new("struct kvm_memory_attributes2 *")
-        arguments.offset = offset
-        arguments.size = size
-        arguments.attributes = attributes
-        arguments.flags = flags
+        arguments = make(
+            "struct kvm_memory_attributes2 *",
+            offset=offset,
+            size=size,
+            attributes=attributes,
+            flags=flags,
+        )
         return ioctl.call(
             self._memfd.fileno(),
             "KVM_SET_MEMORY_ATTRIBUTES2",
@@ -77,13 +80,17 @@ class GuestMemfdTry:
         )
 
 
-class GuestMemfd(OwnedFd):
-    """A guest_memfd of `size` bytes; made by ``Vm.create_guest_memfd``."""
+class GuestMemfd(Bindable, OwnedFd):
+    """A guest_memfd of `size` bytes; made by ``Vm.create_guest_memfd``.
+
+    While a VM has it bound to a memslot, the VM holds it: close() is HarnessError then.
+    """
 
     def __init__(self, fd: int, size: int, flags: int) -> None:
         super().__init__(fd)
         self.size = size
         self.flags = flags
+        self._bindings = set()
 
     @property
     def try_(self) -> GuestMemfdTry:
@@ -95,6 +102,20 @@ class GuestMemfd(OwnedFd):
     punch_hole = raising(GuestMemfdTry.punch_hole)
     allocate = raising(GuestMemfdTry.allocate)
     set_memory_attributes2 = raising(GuestMemfdTry.set_memory_attributes2)
+
+    def close(self, *, let_go: bool = False) -> None:
+        """Close the fd; closing twice does nothing.
+
+        HarnessError, which names the slot, while a memslot has it bound; with `let_go` it is closed
+        under the slot, whose memory lives on while a mapping or another fd of the file does.
+        """
+        if not self.closed:
+            self._leave_slots(let_go)
+        super().close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_bindings"):
+            self.close(let_go=True)
 
     @property
     def blocks(self) -> int:

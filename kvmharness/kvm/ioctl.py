@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 from kvmharness.errors import UsageError, errno_name
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import size_behind, u64
 from kvmharness.kvm.result import Result
 
 T = TypeVar("T")
@@ -83,6 +84,114 @@ def _field_names(kind: Any) -> Iterator[str]:
         flexible = field.type.kind == "array" and field.type.length is None
         if not flexible and not name.startswith(("pad", "reserved")):
             yield name
+
+
+#: An error shows at most so many fields of a struct; a screen of registers helps nobody.
+_BRIEF_FIELDS = 12
+
+
+def brief(data: Any) -> str:
+    """Say an ioctl's argument in a line: ``slot=1, memory_size=0x3000``; fields of 0 are left out.
+
+    Of a struct with zeros alone the first field is given.
+    """
+    if not isinstance(data, ffi.CData):
+        return "" if data is None else f"argument={data:#x}"
+    kind = ffi.typeof(data)
+    if kind.kind != "pointer" or not data or kind.item.kind != "struct":
+        return ""
+    shown: list[tuple[str, int]] = []
+    for name in _field_names(kind.item):
+        value = getattr(data, name)
+        if isinstance(value, int) and (value or not shown):
+            shown.append((name, value))
+        elif isinstance(value, ffi.CData) and ffi.typeof(value).kind == "array":
+            shown += _brief_array(name, value)
+    if len(shown) > 1 and not shown[0][1]:
+        del shown[0]
+    more = ", ..." if len(shown) > _BRIEF_FIELDS else ""
+    words = (f"{name}={value if value < 10 else hex(value)}" for name, value in shown)
+    return ", ".join(list(words)[:_BRIEF_FIELDS]) + more
+
+
+def _brief_array(name: str, array: Any) -> list[tuple[str, int]]:
+    """Return the numbers of a short array that are not 0, as fields of their own."""
+    kind = ffi.typeof(array)
+    if kind.item.kind != "primitive" or len(array) > 8:
+        return []
+    return [(f"{name}[{i}]", int(array[i])) for i in range(len(array)) if array[i]]
+
+
+# ------------------------------------------------------------------ types
+
+
+def _counted() -> dict[Any, tuple[str, int]]:
+    """Return the structs that end in an array, with the field that says how long it is.
+
+    And the size of one element: 1 where the field counts the struct's bytes.
+    """
+    counts = {
+        "kvm_cpuid": "nent",
+        "kvm_cpuid2": "nent",
+        "kvm_irq_routing": "nr",
+        "kvm_msr_list": "nmsrs",
+        "kvm_msrs": "nmsrs",
+        "kvm_pmu_event_filter": "nevents",
+        "kvm_reg_list": "n",
+        "kvm_signal_mask": "len",
+    }
+    found = {}
+    for struct, count in counts.items():
+        pointer = ffi.typeof(f"struct {struct} *")
+        array = pointer.item.fields[-1][1].type
+        found[pointer] = (count, int(ffi.sizeof(array.item)))
+    return found
+
+
+_COUNTED = _counted()
+
+#: Where the kernel takes more than the ioctl's number says: bytes.
+_TAKES_MORE = {"KVM_MEMORY_ENCRYPT_OP": 24}
+
+#: (ioctl, type of its argument) that were looked at once and fit.
+_fitting: set[tuple[str, Any]] = set()
+
+
+def _check(name: str, request: int, argument: Any) -> None:
+    """Refuse an argument that is not of the size that the ioctl called `name` takes.
+
+    TypeError for what is no C object, or a smaller one, or has fewer entries than it says.
+    """
+    if isinstance(argument, int):
+        if request >> 16 & 0x3FFF:
+            raise TypeError(f"{name} takes a struct, not a number; kvm.raw passes an address")
+        return
+    if not isinstance(argument, ffi.CData):
+        raise TypeError(f"{name} takes a C struct or a number, not {type(argument).__name__}")
+    kind = ffi.typeof(argument)
+    if (name, kind) not in _fitting:
+        _check_size(name, request, argument, kind)
+        _fitting.add((name, kind))
+    if kind in _COUNTED:
+        count, size = _COUNTED[kind]
+        given = int(getattr(argument, count))
+        room = (size_behind(argument) - int(ffi.sizeof(kind.item))) // size
+        if given > room:
+            raise ValueError(f"{name}: {count} is {given}, of {room} entries that there are")
+
+
+def _check_size(name: str, request: int, argument: Any, kind: Any) -> None:
+    wanted = max(request >> 16 & 0x3FFF, _TAKES_MORE.get(name, 0))
+    if kind.kind == "pointer" and kind.item.kind in ("struct", "union", "primitive"):
+        size = int(ffi.sizeof(kind.item))
+    elif kind.kind == "array" and kind.length is not None:
+        size = int(ffi.sizeof(kind))
+    else:
+        raise TypeError(f"{name} takes a struct, not {kind.cname}; kvm.raw takes anything")
+    if size < wanted:
+        raise TypeError(
+            f"{name} takes {wanted} bytes, {kind.cname} has {size}; kvm.raw takes anything"
+        )
 
 
 # ------------------------------------------------------------------ trace
@@ -212,12 +321,34 @@ def call(
 ) -> Result[int]:
     """Issue the ioctl called `name` on `fd`.
 
-    `argument` is None, an int (passed by value) or a cffi pointer. `show` is what the trace
+    `argument` is None, an int (passed by value) or a cffi pointer to a struct of the ioctl's size:
+    TypeError or ValueError for another. `show` is what the trace
     decodes instead of the argument: the struct behind a pointer inside it, say; `command` names
     the sub-command where the ioctl has some. `fw_error` and
     `written_back` are read after the call, whether or not it succeeded.
     """
     request = getattr(lib, name)
+    if argument is not None:
+        _check(name, request, argument)
+    return _call(fd, name, request, argument, show, command, fw_error, written_back)
+
+
+def issue_raw(fd: int, name: str, request: int, argument: int, show: Any = None) -> Result[int]:
+    """Issue any ioctl with any argument, unchecked: kvm.raw is the door to it."""
+    shown = argument if show is None else show
+    return _call(fd, name, request, argument, shown, "", None, None)
+
+
+def _call(
+    fd: int,
+    name: str,
+    request: int,
+    argument: Any,
+    show: Any,
+    command: str,
+    fw_error: Callable[[], int] | None,
+    written_back: Callable[[], tuple[int, ...]] | None,
+) -> Result[int]:
     if not _trace.on:
         ret = _issue(fd, request, argument)
     else:
@@ -244,6 +375,7 @@ def call(
         None if failed else ret,
         fw_error() if fw_error else None,
         written_back() if written_back else None,
+        arguments=brief(argument if show is None else show) if failed else "",
     )
 
 
@@ -252,7 +384,7 @@ def _issue(fd: int, request: int, argument: Any) -> int:
         return int(lib.kvmh_ioctl_value(fd, request, 0))
     if isinstance(argument, int):
         # ioctl's argument is an unsigned long: -1 and 2**64 - 1 are the same bits.
-        return int(lib.kvmh_ioctl_value(fd, request, argument & (2**64 - 1)))
+        return int(lib.kvmh_ioctl_value(fd, request, u64("the ioctl's argument", argument)))
     return int(lib.kvmh_ioctl(fd, request, ffi.cast("void *", argument)))
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import mmap
 import signal
+import threading
+import weakref
+from bisect import bisect_left, insort
 from typing import Any
 
-from kvmharness.closing import Closing
 from kvmharness.errors import HarnessError, InaccessibleMemory
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import call_c
 from kvmharness.kvm.ioctl import system_call
+from kvmharness.kvm.memslots import Bindable
 from kvmharness.kvm.result import Result
 
 PAGE_SIZE = mmap.PAGESIZE
@@ -24,6 +28,7 @@ MAP_ANONYMOUS = mmap.MAP_ANONYMOUS
 MAP_FIXED = 0x10
 MAP_NORESERVE = 0x4000
 MAP_HUGETLB = 0x40000
+MAP_FIXED_NOREPLACE = 0x100000
 # uapi/linux/mempolicy.h
 MPOL_DEFAULT = 0
 MPOL_BIND = 2
@@ -40,8 +45,19 @@ def try_mmap(
     offset: int = 0,
     address: int = 0,
 ) -> Result[Mapping]:
-    """mmap(2): map `size` bytes of `fd` from `offset` (bytes). The value is the Mapping."""
-    ret = int(lib.kvmh_mmap(address, size, prot, flags, fd, offset))
+    """mmap(2): map `size` bytes of `fd` from `offset` (bytes). The value is the Mapping.
+
+    MAP_FIXED replaces what lies at `address` inside a Mapping; what else the process has there is
+    nobody's to give away: EEXIST, as with MAP_FIXED_NOREPLACE.
+    """
+    if flags & MAP_FIXED and not any(
+        whole.address <= address and address + size <= whole.address + whole.size
+        for whole in mappings_in(address, size)
+    ):
+        flags = flags & ~MAP_FIXED | MAP_FIXED_NOREPLACE
+    ret = call_c(
+        lib.kvmh_mmap, address=address, size=size, prot=prot, flags=flags, fd=fd, offset=offset
+    )
     result = system_call("mmap", ret, fd=fd, size=size, prot=prot, flags=flags, offset=offset)
     return result.with_value(Mapping(ret, size) if result.ok else None)  # type: ignore[arg-type]
 
@@ -58,11 +74,54 @@ def map_memory(
     return try_mmap(size, prot, flags, fd, offset, address).unwrap()
 
 
-class Mapping(Closing):
+# ------------------------------------------------------------------ which memory is whose
+
+# Every open Mapping by its address. A slot is given an address; what it has to hold is found here.
+_starts: list[int] = []
+_open_mappings: dict[int, list[weakref.ref[Mapping]]] = {}
+# Re-entrant: a Mapping may be collected, and so closed, while this thread looks one up.
+_open_lock = threading.RLock()
+
+
+def _remember(mapping: Mapping) -> None:
+    with _open_lock:
+        there = _open_mappings.setdefault(mapping.address, [])
+        if not there:
+            insort(_starts, mapping.address)
+        there.append(weakref.ref(mapping))
+
+
+def _forget(mapping: Mapping) -> None:
+    with _open_lock:
+        there = _open_mappings.get(mapping.address, [])
+        # A reference that is dead already is that of a mapping being collected: this one.
+        there[:] = [ref for ref in there if ref() not in (mapping, None)]
+        if not there and _open_mappings.pop(mapping.address, None) is not None:
+            del _starts[bisect_left(_starts, mapping.address)]
+
+
+def mappings_in(address: int, size: int) -> list[Mapping]:
+    """Return the open Mappings that `size` bytes from `address` touch, the innermost first."""
+    found = []
+    with _open_lock:
+        for index in range(bisect_left(_starts, address + size) - 1, -1, -1):
+            for ref in reversed(_open_mappings[_starts[index]]):
+                mapping = ref()
+                if mapping is None or mapping.address + mapping.size <= address:
+                    continue
+                found.append(mapping)
+                if mapping.address <= address and address + size <= mapping.address + mapping.size:
+                    return found
+    return found
+
+
+class Mapping(Bindable):
     """A range of this process's memory, unmapped by close(), the with block or with the object.
 
     ``view()`` is fast and unguarded: touching a page the host may not access kills the
     interpreter. ``read``, ``write`` and ``fill`` raise InaccessibleMemory instead.
+
+    While a VM has a memslot in the range, the VM holds the mapping: close() is HarnessError then.
     """
 
     def __init__(self, address: int, size: int) -> None:
@@ -71,6 +130,8 @@ class Mapping(Closing):
         self._open = True
         self._viewed: Any = None
         self._holes: list[tuple[int, int]] = []
+        self._bindings = set()
+        _remember(self)
 
     @property
     def closed(self) -> bool:
@@ -83,12 +144,20 @@ class Mapping(Closing):
         The view may outlive close(): it then shows anonymous zeros and no longer the file, until
         its last reference goes.
         """
+        return memoryview(ffi.buffer(self.pointer(), self.size)).cast("B")
+
+    def pointer(self, kind: str = "char *") -> Any:
+        """Return the range as a C pointer of `kind`, the same each time.
+
+        Like a view it may outlive close(); what it points to is memory for as long as it is held.
+        """
         self._check(0, self.size)
         if self._viewed is None:
-            pointer = ffi.cast("char *", self.address)
             address, size, holes = self.address, self.size, self._holes
-            self._viewed = ffi.gc(pointer, lambda _: _unmap_around(address, size, holes))
-        return memoryview(ffi.buffer(self._viewed, self.size)).cast("B")
+            self._viewed = ffi.gc(
+                ffi.cast(kind, address), lambda _: _unmap_around(address, size, holes)
+            )
+        return self._viewed
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
         """Return `size` bytes from `offset` (bytes), guarded.
@@ -113,38 +182,41 @@ class Mapping(Closing):
     def fill(self, offset: int, size: int, byte: int) -> None:
         """Set `size` bytes from `offset` (bytes) to `byte`, guarded."""
         self._check(offset, size)
+        if not 0 <= byte <= 0xFF:
+            raise OverflowError(f"byte: {byte} does not fit 8 bits")
         _guarded("write", lib.kvmh_fill, self._at(offset), byte, size)
 
     def protect(self, prot: int, offset: int = 0, size: int | None = None) -> None:
         """mprotect(2) on `size` bytes from `offset` (bytes)."""
         size = self.size - offset if size is None else size
         self._check(offset, size)
-        ret = int(lib.kvmh_mprotect(self.address + offset, size, prot))
+        ret = call_c(lib.kvmh_mprotect, address=self.address + offset, size=size, prot=prot)
         system_call("mprotect", ret, offset=offset, size=size, prot=prot).unwrap()
 
-    def unmap(self, offset: int, size: int) -> None:
+    def unmap(self, offset: int, size: int, *, let_go: bool = False) -> None:
         """munmap(2) on a part of the range: a hole that close() leaves alone.
 
-        The process may map something else there: nothing keeps the hole empty.
+        The process may map something else there: nothing keeps the hole empty. HarnessError while a
+        memslot has the mapping, unless `let_go` says to do it under the slot.
         """
         self._check(offset, size)
-        system_call(
-            "munmap", int(lib.kvmh_munmap(self.address + offset, size)), offset=offset, size=size
-        ).unwrap()
+        self._leave_slots(let_go)
+        ret = call_c(lib.kvmh_munmap, address=self.address + offset, size=size)
+        system_call("munmap", ret, offset=offset, size=size).unwrap()
         self._holes.append((offset, size))
 
     def try_madvise(self, advice: int, offset: int = 0, size: int | None = None) -> Result[int]:
         """madvise(2) on `size` bytes from `offset` (bytes), returning form."""
         size = self.size - offset if size is None else size
         self._check(offset, size)
-        ret = int(lib.kvmh_madvise(self.address + offset, size, advice))
+        ret = call_c(lib.kvmh_madvise, address=self.address + offset, size=size, advice=advice)
         return system_call("madvise", ret, offset=offset, size=size, advice=advice)
 
     def try_mlock(self, offset: int = 0, size: int | None = None) -> Result[int]:
         """mlock(2) on `size` bytes from `offset` (bytes), returning form."""
         size = self.size - offset if size is None else size
         self._check(offset, size)
-        ret = int(lib.kvmh_mlock(self.address + offset, size))
+        ret = call_c(lib.kvmh_mlock, address=self.address + offset, size=size)
         return system_call("mlock", ret, offset=offset, size=size)
 
     def try_mbind(
@@ -156,7 +228,14 @@ class Mapping(Closing):
         """
         size = self.size - offset if size is None else size
         self._check(offset, size)
-        ret = int(lib.kvmh_mbind(self.address + offset, size, mode, nodes, flags))
+        ret = call_c(
+            lib.kvmh_mbind,
+            address=self.address + offset,
+            size=size,
+            mode=mode,
+            nodes=nodes,
+            flags=flags,
+        )
         return system_call(
             "mbind", ret, offset=offset, size=size, mode=mode, nodes=nodes, flags=flags
         )
@@ -176,11 +255,17 @@ class Mapping(Closing):
         system_call("get_mempolicy", ret, offset=offset, flags=flags).unwrap()
         return int(policy[0]), int(nodes[0])
 
-    def close(self) -> None:
-        """Unmap the range; closing twice does nothing."""
+    def close(self, *, let_go: bool = False) -> None:
+        """Unmap the range; closing twice does nothing.
+
+        HarnessError, which names the slot, while a memslot has the range; with `let_go` it is
+        unmapped under the slot, and what the process maps there next is the guest's.
+        """
         if not self._open:
             return
+        self._leave_slots(let_go)
         self._open = False
+        _forget(self)
         if self._viewed is None:
             _unmap_around(self.address, self.size, self._holes)
             return
@@ -210,7 +295,8 @@ class Mapping(Closing):
 
     def __del__(self) -> None:
         if getattr(self, "_open", False):
-            self.close()
+            # A slot that has it holds it: it is here with one only when the interpreter ends.
+            self.close(let_go=True)
 
     def __repr__(self) -> str:
         return f"<Mapping {self.address:#x}+{self.size:#x}{' closed' if self.closed else ''}>"
@@ -235,13 +321,28 @@ def _unmap_around(address: int, size: int, holes: list[tuple[int, int]]) -> None
 def guarded_read(address: int, size: int) -> bytes:
     """Read `size` bytes at any address of this process; raises InaccessibleMemory on a fault."""
     target = ffi.new("char[]", max(size, 1))
-    _guarded("read", lib.kvmh_copy, target, ffi.cast("void *", address), size)
+    _guarded("read", lib.kvmh_copy, target, _anywhere(address), size)
     return bytes(ffi.buffer(target, size))
 
 
-def guarded_write(address: int, data: bytes) -> None:
-    """Write `data` at any address of this process; raises InaccessibleMemory on a fault."""
-    _guarded("write", lib.kvmh_copy, ffi.cast("void *", address), ffi.from_buffer(data), len(data))
+def guarded_write(address: int, data: bytes | bytearray | memoryview) -> None:
+    """Write `data` at any address of this process; raises InaccessibleMemory on a fault.
+
+    Any address is meant: what the interpreter keeps there is overwritten.
+    """
+    _guarded(
+        "write",
+        lib.kvmh_copy,
+        _anywhere(address),
+        ffi.from_buffer(data),
+        memoryview(data).nbytes,
+    )
+
+
+def _anywhere(address: int) -> Any:
+    if not 0 <= address < 1 << 64:
+        raise OverflowError(f"address: {address:#x} does not fit 64 bits")
+    return ffi.cast("void *", address)
 
 
 def _guarded(action: str, copy: Any, to: Any, source: Any, size: int) -> None:

@@ -16,7 +16,7 @@ U = TypeVar("U")
 _KVM_MEANING = {
     errno.EINVAL: "KVM refused an argument, or the VM is not in a state that allows this call",
     errno.ENOTTY: "this kernel or this fd does not know the ioctl",
-    errno.EIO: "KVM or the firmware failed; a firmware code of 0 means that KVM refused",
+    errno.EIO: "KVM or the firmware failed",
     errno.EFAULT: "an address could not be read or written",
     errno.EEXIST: "the range, slot or id is in use",
     errno.E2BIG: "the buffer given is too small for what the kernel has to return",
@@ -35,7 +35,8 @@ class Result(Generic[T]):
     ``errno`` (0 when it succeeded), ``value`` (what the raising form returns), ``fw_error`` (the
     firmware's code where the call has one), ``written_back`` (the fields the kernel advances, in
     the struct's order, as they are after the call), ``meaning`` and ``fw_error_name`` (what this
-    call knows about its errors beyond errno).
+    call knows about its errors beyond errno), ``arguments`` (of a failed call: what it was given,
+    in a line).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Result(Generic[T]):
     written_back: tuple[int, ...] | None = None
     meaning: str = ""
     fw_error_name: str = ""
+    arguments: str = ""
 
     @property
     def ok(self) -> bool:
@@ -74,6 +76,7 @@ class Result(Generic[T]):
             self.written_back,
             self.meaning,
             self.fw_error_name,
+            self.arguments,
         )
 
     def __str__(self) -> str:
@@ -100,9 +103,11 @@ class KvmError(HarnessError, OSError):
 
 
 def describe(result: Result[Any]) -> str:
-    """Say what failed in a sentence: the ioctl, the errno, the firmware's code, what it means."""
+    """Say what failed in a sentence: ioctl, errno, the firmware's code, what the call was given."""
     meaning = result.meaning or _KVM_MEANING.get(result.errno) or os.strerror(result.errno)
     text = f"{result.name} failed: {errno_name(result.errno)} ({meaning})"
-    if result.fw_error is not None:
+    if result.fw_error:
         text += f", firmware error {result.fw_error_name or hex(result.fw_error)}"
-    return text
+    elif result.fw_error == 0 and result.errno == errno.EIO:
+        text += ", with no firmware error"
+    return f"{text}; {result.arguments}" if result.arguments else text

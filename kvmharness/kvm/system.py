@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from kvmharness.errors import MissingCapability
@@ -44,22 +45,30 @@ class KvmTry:
         return ioctl.call(self._kvm.fileno(), "KVM_GET_VCPU_MMAP_SIZE")
 
     @overload
-    def create_vm(self, vm_type: VmType | int = ...) -> Result[Vm]: ...
+    def create_vm(self, vm_type: VmType | int | str = ...) -> Result[Vm]: ...
 
     @overload
-    def create_vm(self, vm_type: VmType | int, kind: Callable[[int, int, int], V]) -> Result[V]: ...
+    def create_vm(
+        self, vm_type: VmType | int | str, kind: Callable[[int, int, int], V]
+    ) -> Result[V]: ...
 
     def create_vm(
-        self, vm_type: VmType | int = VmType.DEFAULT, kind: Callable[[int, int, int], Any] = Vm
+        self,
+        vm_type: VmType | int | str = VmType.DEFAULT,
+        kind: Callable[[int, int, int], Any] = Vm,
     ) -> Result[Any]:
         """KVM_CREATE_VM: `vm_type` is passed as it is. EINVAL: the host does not offer the type.
 
+        A name (``snp``) is looked up; ValueError, with the names there are, for none of them.
         `kind` makes the object from (fd, bytes to map of a vCPU, vm_type).
         """
+        if isinstance(vm_type, str):
+            vm_type = VmType.parse(vm_type)
         mmap_size = self._kvm.vcpu_mmap_size  # first: what fails here must not lose a VM's fd
         result = ioctl.call(self._kvm.fileno(), "KVM_CREATE_VM", int(vm_type))
         if not result.ok:
-            return result.with_value(None)
+            meaning = self._kvm.why_not_made(vm_type) if result.errno == errno.EINVAL else ""
+            return replace(result.with_value(None), meaning=meaning)
         return result.with_value(kind(result.ret, mmap_size, int(vm_type)))
 
     def get_supported_cpuid(self) -> Result[Any]:
@@ -95,7 +104,9 @@ class KvmTry:
         indices = ffi.new("struct kvm_msr_list *", {"indices": _MSR_INDICES})
         indices.nmsrs = _MSR_INDICES
         result = ioctl.call(self._kvm.fileno(), name, indices)
-        return result.with_value([int(indices.indices[i]) for i in range(indices.nmsrs)])
+        # After E2BIG nmsrs is what it would take, and not what there is.
+        count = min(int(indices.nmsrs), _MSR_INDICES) if result.ok else 0
+        return result.with_value([int(indices.indices[i]) for i in range(count)])
 
 
 class Kvm(OwnedFd):
@@ -128,8 +139,14 @@ class Kvm(OwnedFd):
     has_device_attr = raising(KvmTry.has_device_attr)
     get_device_attr_u64 = raising(KvmTry.get_device_attr_u64)
 
-    def create_vm(self, vm_type: VmType | int = VmType.DEFAULT) -> Vm:
-        """KVM_CREATE_VM; raises MissingCapability when the host does not offer the type."""
+    def create_vm(self, vm_type: VmType | int | str = VmType.DEFAULT) -> Vm:
+        """KVM_CREATE_VM; raises MissingCapability when the host does not offer the type.
+
+        `vm_type` is a VmType, its name or its number. ValueError, naming the types, for a name that
+        none has.
+        """
+        if isinstance(vm_type, str):
+            vm_type = VmType.parse(vm_type)
         try:
             known = VmType(vm_type)
         except ValueError:
@@ -149,6 +166,13 @@ class Kvm(OwnedFd):
         """Return the VM types this host offers (KVM_CAP_VM_TYPES; the default one always is)."""
         mask = self.check_extension(lib.KVM_CAP_VM_TYPES) | 1
         return frozenset(vm_type for vm_type in VmType if mask >> vm_type & 1)
+
+    def why_not_made(self, vm_type: VmType | int) -> str:
+        """Say why KVM_CREATE_VM refuses the number `vm_type`: no type's, or not offered here."""
+        if vm_type in set(VmType):
+            return f"VM type {VmType(vm_type).label}: {self.why_no_vm_type(VmType(vm_type))}"
+        known = ", ".join(f"{known.label} {int(known)}" for known in VmType)
+        return f"no VM type has the number {int(vm_type)}: {known}"
 
     def why_no_vm_type(self, vm_type: VmType) -> str:
         """Say why this host does not offer `vm_type`, and what would."""

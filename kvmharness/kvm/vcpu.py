@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvmharness.errors import HarnessError, KernelFault, RunTimeout
@@ -14,11 +14,35 @@ from kvmharness.kvm import ioctl
 from kvmharness.kvm.exits import Exit, InterruptedExit, IoExit, MmioExit, read_exit
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import MAP_SHARED, map_memory
+from kvmharness.kvm.memslots import Memslots
 from kvmharness.kvm.result import KvmError, Result
 
 EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
+
+#: What an errno of KVM_RUN says, which is seldom what the same one says of another ioctl.
+_RUN_MEANING = {
+    errno.EFAULT: "the guest touched a memslot whose memory the host can't reach: unmapped, "
+    "protected, cut off by the end of its file, or its guest_memfd is closed",
+    EHWPOISON: "the guest touched a page whose memory has failed",
+    errno.EINVAL: "the vCPU can't be entered as it is: its launch is not finished (SEV-ES, SNP, "
+    "TDX), its registers are impossible, or kvm_dirty_regs has a bit that is not known",
+    errno.EIO: "the VM is dead after a bug that KVM found in itself (the kernel log has a WARN), "
+    "or another process made it",
+    errno.ENOEXEC: "the vCPU was not initialized",
+    errno.EPERM: "the guest may not run: its launch is not finished or this user may not",
+    errno.EAGAIN: "the vCPU waited for its start-up interrupt and was woken by something else",
+    errno.ENOMEM: "the kernel has no memory for the guest's page tables or its pages",
+    errno.ENOTTY: "the fd is no vCPU's",
+    errno.EBADF: "the vCPU is closed",
+}
+
+_regs = pointer_to("kvm_regs")
+_sregs = pointer_to("kvm_sregs")
+_cpuid2 = pointer_to("kvm_cpuid2")
+_tdx_command = pointer_to("kvm_tdx_cmd")
 
 #: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
 _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
@@ -29,6 +53,9 @@ _SLICE_NS = 250_000_000
 
 #: A string instruction can exit once for each of its elements.
 _SETTLE_EXITS = 4096
+
+#: kvm_run.mmio.data
+_MMIO_BYTES = 8
 
 #: How long close() waits for the thread that runs the vCPU to leave it.
 _LEAVE_SECONDS = 10.0
@@ -50,7 +77,7 @@ class VcpuTry:
 
     def set_regs(self, regs: Any) -> Result[int]:
         """KVM_SET_REGS of a ``struct kvm_regs *``."""
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_REGS", regs)
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_REGS", _regs(regs))
 
     def get_sregs(self) -> Result[Any]:
         """KVM_GET_SREGS: segments, control registers, EFER; a ``struct kvm_sregs *``."""
@@ -58,34 +85,29 @@ class VcpuTry:
 
     def set_sregs(self, sregs: Any) -> Result[int]:
         """KVM_SET_SREGS of a ``struct kvm_sregs *``. EINVAL: an impossible combination."""
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_SREGS", sregs)
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_SREGS", _sregs(sregs))
 
     def set_cpuid2(self, cpuid: Any) -> Result[int]:
-        """KVM_SET_CPUID2 of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``."""
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_CPUID2", cpuid)
+        """KVM_SET_CPUID2 of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``.
+
+        ValueError if its nent says more entries than it was made with.
+        """
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_CPUID2", _cpuid2(cpuid))
 
     def get_msrs(self, indices: Iterable[int]) -> Result[dict[int, int]]:
         """KVM_GET_MSRS: the value maps each index that could be read to its contents.
 
         ``ret`` is how many were read: the kernel stops at the first that it can't.
         """
-        wanted = list(indices)
-        msrs = ffi.new("struct kvm_msrs *", {"entries": len(wanted)})
-        msrs.nmsrs = len(wanted)
-        for entry, index in zip(msrs.entries, wanted, strict=False):
-            entry.index = index
+        msrs = _msrs([(index, 0) for index in indices])
         result = ioctl.call(self._vcpu.fileno(), "KVM_GET_MSRS", msrs)
-        got = {int(msrs.entries[i].index): int(msrs.entries[i].data) for i in range(result.ret)}
+        read = range(min(result.ret, int(msrs.nmsrs)))
+        got = {int(msrs.entries[i].index): int(msrs.entries[i].data) for i in read}
         return result.with_value(got)
 
     def set_msrs(self, values: Mapping[int, int]) -> Result[int]:
         """KVM_SET_MSRS: the value is how many were set; the kernel stops at the first refusal."""
-        msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
-        msrs.nmsrs = len(values)
-        for position, (index, data) in enumerate(values.items()):
-            msrs.entries[position].index = index
-            msrs.entries[position].data = data
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_MSRS", msrs)
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_MSRS", _msrs(list(values.items())))
 
     def pre_fault_memory(self, gpa: int, size: int, flags: int = 0) -> Result[int]:
         """KVM_PRE_FAULT_MEMORY (6.11): map `size` bytes from `gpa` in the second-level table.
@@ -93,10 +115,7 @@ class VcpuTry:
         The kernel advances the range as it goes: ``written_back`` is (gpa, size). ENOTTY where
         the kernel lacks it, ENOENT without a memslot, EINVAL for an unaligned or empty range.
         """
-        arguments = ffi.new("struct kvm_pre_fault_memory *")
-        arguments.gpa = gpa
-        arguments.size = size
-        arguments.flags = flags
+        arguments = make("struct kvm_pre_fault_memory *", gpa=gpa, size=size, flags=flags)
         return ioctl.call(
             self._vcpu.fileno(),
             "KVM_PRE_FAULT_MEMORY",
@@ -106,22 +125,17 @@ class VcpuTry:
 
     def interrupt(self, vector: int) -> Result[int]:
         """KVM_INTERRUPT: queue `vector`; without an in-kernel interrupt controller only."""
-        arguments = ffi.new("struct kvm_interrupt *")
-        arguments.irq = vector
+        arguments = make("struct kvm_interrupt *", irq=vector)
         return ioctl.call(self._vcpu.fileno(), "KVM_INTERRUPT", arguments)
 
     def set_guest_debug(self, control: int) -> Result[int]:
         """KVM_SET_GUEST_DEBUG: `control` is KVM_GUESTDBG_*; single-step exits as DebugExit."""
-        debug = ffi.new("struct kvm_guest_debug *")
-        debug.control = control
+        debug = make("struct kvm_guest_debug *", control=control)
         return ioctl.call(self._vcpu.fileno(), "KVM_SET_GUEST_DEBUG", debug)
 
     def enable_cap(self, capability: int, *args: int) -> Result[int]:
         """KVM_ENABLE_CAP on the vCPU: `args` are up to four u64."""
-        arguments = ffi.new("struct kvm_enable_cap *")
-        arguments.cap = capability
-        for index, value in enumerate(args):
-            arguments.args[index] = value
+        arguments = capability_arguments(capability, args, 0)
         return ioctl.call(self._vcpu.fileno(), "KVM_ENABLE_CAP", arguments)
 
     def get_mp_state(self) -> Result[int]:
@@ -132,8 +146,7 @@ class VcpuTry:
 
     def set_mp_state(self, value: int) -> Result[int]:
         """KVM_SET_MP_STATE: runnable, halted, or waiting for INIT or SIPI."""
-        state = ffi.new("struct kvm_mp_state *")
-        state.mp_state = value
+        state = make("struct kvm_mp_state *", mp_state=value)
         return ioctl.call(self._vcpu.fileno(), "KVM_SET_MP_STATE", state)
 
     def memory_encrypt_op(self, command: Any, *, show: Any = None, name: str = "") -> Result[int]:
@@ -141,7 +154,7 @@ class VcpuTry:
         return ioctl.call(
             self._vcpu.fileno(),
             "KVM_MEMORY_ENCRYPT_OP",
-            command,
+            _tdx_command(command),
             show=show,
             command=name,
             fw_error=lambda: int(command.hw_error),
@@ -149,21 +162,26 @@ class VcpuTry:
 
 
 class Vcpu(OwnedFd):
-    """A vCPU, made by ``Vm.create_vcpu``; ``kvm_run`` is its mapped ``struct kvm_run *``.
+    """A vCPU, made by ``Vm.create_vcpu``.
 
     Runs on whichever thread calls run(), one at a time: the kernel makes a second KVM_RUN wait in a
     way that only a fatal signal ends, so no deadline could be kept.
     """
 
-    def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
+    def __init__(
+        self, fd: int, vcpu_id: int, mmap_size: int, memslots: Memslots | None = None
+    ) -> None:
         super().__init__(fd)
         self.id = vcpu_id
+        # The guest's memory is in use through this fd too, whatever becomes of the VM's.
+        self._memslots = memslots.hold() if memslots is not None else None
         try:
             self._mapping = map_memory(mmap_size, flags=MAP_SHARED, fd=fd)
         except BaseException:
             self.close()
             raise
-        self.kvm_run = ffi.cast("struct kvm_run *", self._mapping.address)
+        # Whoever keeps it past close() finds zeros there, and no hole.
+        self._kvm_run = self._mapping.pointer("struct kvm_run *")
         self._running_in = 0
         self._kicked = False
         # Re-entrant: a Python signal handler may kick the vCPU its own thread is running.
@@ -173,6 +191,12 @@ class Vcpu(OwnedFd):
     def try_(self) -> VcpuTry:
         """The same calls, each giving a Result."""
         return VcpuTry(self)
+
+    @property
+    def kvm_run(self) -> Any:
+        """The mapped ``struct kvm_run *``. HarnessError once the vCPU is closed."""
+        self._check_open()
+        return self._kvm_run
 
     get_regs = raising(VcpuTry.get_regs)
     set_regs = raising(VcpuTry.set_regs)
@@ -198,12 +222,13 @@ class Vcpu(OwnedFd):
         """
         deadline = time.monotonic_ns() + max(int(timeout * 1e9), 1)
         self._begin_run()
+        kvm_run = self._kvm_run
         try:
             while True:
                 left = deadline - time.monotonic_ns()
-                ret = ioctl.run(self.fileno(), self.kvm_run, min(left, _SLICE_NS))
+                ret = ioctl.run(self.fileno(), kvm_run, min(left, _SLICE_NS))
                 if ret >= 0:
-                    return read_exit(self.kvm_run)
+                    return read_exit(kvm_run, size=self._mapping.size)
                 number = -ret
                 if number in (errno.EINTR, errno.ETIME):
                     if self._take_kick():
@@ -211,10 +236,10 @@ class Vcpu(OwnedFd):
                     if time.monotonic_ns() >= deadline:
                         raise RunTimeout(self._timeout_message(timeout))
                     continue
-                fault = self.kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
+                fault = kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
                 if number in _FAULT_ERRNOS and fault:
-                    return read_exit(self.kvm_run, number)
-                raise KvmError(Result("KVM_RUN", -1, number))
+                    return read_exit(kvm_run, number)
+                raise self._run_failed(number)
         finally:
             with self._lock:
                 self._running_in = 0
@@ -228,16 +253,16 @@ class Vcpu(OwnedFd):
         self._begin_run()
         try:
             for _ in range(_SETTLE_EXITS):
-                self.kvm_run.immediate_exit = 1
-                ret = ioctl.run(self.fileno(), self.kvm_run, _SLICE_NS)
+                self._kvm_run.immediate_exit = 1
+                ret = ioctl.run(self.fileno(), self._kvm_run, _SLICE_NS)
                 if ret == -errno.EINTR:
                     return
                 if ret < 0:
-                    raise KvmError(Result("KVM_RUN", -1, -ret))
+                    raise self._run_failed(-ret)
             raise KernelFault(f"vCPU {self.id} is still inside one instruction's exits")
         finally:
             with self._lock:
-                self.kvm_run.immediate_exit = int(self._kicked)
+                self._kvm_run.immediate_exit = int(self._kicked)
                 self._running_in = 0
 
     def kick(self) -> None:
@@ -247,24 +272,45 @@ class Vcpu(OwnedFd):
                 return
             self._kicked = True
             # Under the lock: the thread can't end between the look and the signal.
-            lib.kvmh_kick(self.kvm_run, self._running_in)
+            lib.kvmh_kick(self._kvm_run, self._running_in)
 
     def complete_io(self, exit_: IoExit | MmioExit, data: bytes) -> None:
-        """Give a read its answer: `data` is what the guest's IN or load gets at its next run."""
+        """Give a read its answer: `data` is what the guest's IN or load gets at its next run.
+
+        Less than the access takes is padded by zeros; more is ValueError, and so is an exit whose
+        data lies outside the run page. HarnessError once the vCPU is closed.
+        """
         if isinstance(exit_, IoExit):
-            target = ffi.cast("char *", self.kvm_run) + exit_.data_offset
-            ffi.memmove(target, data, min(len(data), exit_.size * exit_.count))
+            size, offset = exit_.size * exit_.count, exit_.data_offset
         else:
-            ffi.memmove(self.kvm_run.mmio.data, data, min(len(data), 8))
+            size = exit_.size
+            offset = int(ffi.offsetof("struct kvm_run", "mmio", "data"))
+            if size > _MMIO_BYTES:
+                raise ValueError(f"size: an MMIO exit has up to {_MMIO_BYTES} bytes, not {size}")
+        if size < 0 or offset < 0 or offset + size > self._mapping.size:
+            raise ValueError(
+                f"the exit's data, {size} bytes at {offset:#x}, lies outside the "
+                f"{self._mapping.size:#x} bytes of kvm_run"
+            )
+        answer = bytes_up_to("data", data, size).ljust(size, b"\0")
+        with self._lock:
+            self._check_open()
+            ffi.memmove(ffi.cast("char *", self._kvm_run) + offset, answer, size)
 
     def complete_msr(self, data: int = 0, *, error: bool = False) -> None:
         """Answer a MsrExit: the value a RDMSR gets, or with `error` a #GP."""
-        self.kvm_run.msr.data = data
-        self.kvm_run.msr.error = int(error)
+        value = u64("data", data)
+        with self._lock:
+            self._check_open()
+            self._kvm_run.msr.data = value
+            self._kvm_run.msr.error = int(bool(error))
 
     def complete_hypercall(self, value: int) -> None:
         """Answer a HypercallExit: what the guest finds in RAX."""
-        self.kvm_run.hypercall.ret = value
+        bits = u64("value", value)
+        with self._lock:
+            self._check_open()
+            self._kvm_run.hypercall.ret = bits
 
     def close(self) -> None:
         """Unmap struct kvm_run and close the fd, once the thread that runs the vCPU has left.
@@ -273,14 +319,14 @@ class Vcpu(OwnedFd):
         instead, and close afterwards.
         """
         if not hasattr(self, "_lock"):  # __init__ failed before there was a mapping
-            super().close()
+            self._close_fd()
             return
         deadline = time.monotonic() + _LEAVE_SECONDS
         while True:
             with self._lock:
                 if not self._running_in:
                     self._mapping.close()
-                    super().close()
+                    self._close_fd()
                     return
                 if self._running_in == lib.kvmh_thread_id():
                     raise HarnessError(f"vCPU {self.id} can't be closed inside its own run()")
@@ -292,10 +338,21 @@ class Vcpu(OwnedFd):
                 )
             time.sleep(0.001)
 
+    def _close_fd(self) -> None:
+        super().close()
+        memslots, self._memslots = self._memslots, None
+        if memslots is not None:
+            memslots.release()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise HarnessError(f"vCPU {self.id} is closed: its kvm_run is unmapped")
+
     def _begin_run(self) -> None:
         with self._lock:
             if self.closed:
-                raise KvmError(Result("KVM_RUN", -1, errno.EBADF))
+                meaning = _RUN_MEANING[errno.EBADF]
+                raise KvmError(Result("KVM_RUN", -1, errno.EBADF, meaning=meaning))
             if self._running_in:
                 raise HarnessError(
                     f"vCPU {self.id} is being run by thread {self._running_in}: kick it first"
@@ -306,8 +363,31 @@ class Vcpu(OwnedFd):
         with self._lock:
             kicked, self._kicked = self._kicked, False
             if kicked:
-                self.kvm_run.immediate_exit = 0
+                self._kvm_run.immediate_exit = 0
             return kicked
+
+    def _run_failed(self, number: int) -> KvmError:
+        """Make the error of a KVM_RUN that failed: where the guest was, and what that means."""
+        where = f"vCPU {self.id}"
+        regs = self.try_.get_regs()
+        if regs.ok and regs.value is not None:
+            where += f", rip {int(regs.value.rip):#x}{self._gpa_of(int(regs.value.rip))}"
+        if self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT:
+            fault = self._kvm_run.memory_fault
+            where += f", the last fault at gpa {int(fault.gpa):#x} (size {int(fault.size):#x})"
+        meaning = _RUN_MEANING.get(number, "")
+        return KvmError(Result("KVM_RUN", -1, number, meaning=meaning, arguments=where))
+
+    def _gpa_of(self, rip: int) -> str:
+        """Say where in guest memory `rip` lies, if KVM can tell: KVM_TRANSLATE."""
+        sregs = self.try_.get_sregs()
+        if not sregs.ok or sregs.value is None:
+            return ""
+        linear = rip + int(sregs.value.cs.base) & (2**64 - 1)
+        where = make("struct kvm_translation *", linear_address=linear)
+        if not ioctl.call(self.fileno(), "KVM_TRANSLATE", where).ok or not where.valid:
+            return ""
+        return f" (gpa {int(where.physical_address):#x})"
 
     def _timeout_message(self, timeout: float) -> str:
         where = ""
@@ -318,3 +398,19 @@ class Vcpu(OwnedFd):
             f"vCPU {self.id} did not exit within {timeout:g} s{where}: the guest loops, waits for "
             "an interrupt that never comes, or the kernel loops inside KVM_RUN"
         )
+
+
+def capability_arguments(capability: int, args: Sequence[int], flags: int) -> Any:
+    """Return the ``struct kvm_enable_cap *`` with up to four `args`."""
+    if len(args) > 4:
+        raise ValueError(f"args: KVM_ENABLE_CAP takes up to 4, not {len(args)}")
+    return make("struct kvm_enable_cap *", cap=capability, flags=flags, args=list(args))
+
+
+def _msrs(values: Sequence[tuple[int, int]]) -> Any:
+    """Return the ``struct kvm_msrs *`` of (index, data) pairs."""
+    msrs = ffi.new("struct kvm_msrs *", {"nmsrs": len(values), "entries": len(values)})
+    for position, (index, data) in enumerate(values):
+        entry = make("struct kvm_msr_entry *", index=index, data=data)
+        msrs.entries[position] = entry[0]
+    return msrs

@@ -4,18 +4,29 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.device import Device, device_attr
 from kvmharness.kvm.fd import HasFileno, OwnedFd
+from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import fd_number, make, pointer_to, u64
 from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.ioctl import raising
-from kvmharness.kvm.mapping import Mapping
+from kvmharness.kvm.mapping import PAGE_SIZE, Mapping, mappings_in
+from kvmharness.kvm.memslots import Bindable, Memslots
 from kvmharness.kvm.result import Result
-from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vcpu import Vcpu, capability_arguments
+
+_sev_command = pointer_to("kvm_sev_cmd")
+_tdx_command = pointer_to("kvm_tdx_cmd")
+
+#: A GuestMemfd, an fd of another kind, or a bare number.
+_Fd = HasFileno | int
 
 
 class VmTry:
@@ -32,11 +43,7 @@ class VmTry:
 
     def enable_cap(self, capability: int, *args: int, flags: int = 0) -> Result[int]:
         """KVM_ENABLE_CAP: `args` are up to four u64, as the capability defines them."""
-        arguments = ffi.new("struct kvm_enable_cap *")
-        arguments.cap = capability
-        arguments.flags = flags
-        for index, value in enumerate(args):
-            arguments.args[index] = value
+        arguments = capability_arguments(capability, args, flags)
         return ioctl.call(self._vm.fileno(), "KVM_ENABLE_CAP", arguments)
 
     # -------------------------------------------------------------- vCPUs
@@ -46,7 +53,9 @@ class VmTry:
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_VCPU", vcpu_id)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
-        return result.with_value(Vcpu(result.ret, vcpu_id, self._vm.vcpu_mmap_size))
+        return result.with_value(
+            Vcpu(result.ret, vcpu_id, self._vm.vcpu_mmap_size, self._vm.memslots)
+        )
 
     # -------------------------------------------------------------- memory
 
@@ -56,9 +65,7 @@ class VmTry:
         EINVAL: size is 0, negative as an loff_t or not a multiple of the page size, or a flag is
         unknown for this VM type (virt/kvm/guest_memfd.c, kvm_gmem_create).
         """
-        arguments = ffi.new("struct kvm_create_guest_memfd *")
-        arguments.size = size
-        arguments.flags = flags
+        arguments = make("struct kvm_create_guest_memfd *", size=size, flags=flags)
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_GUEST_MEMFD", arguments)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
@@ -68,48 +75,74 @@ class VmTry:
         return result.with_value(GuestMemfd(result.ret, size, flags))
 
     def set_user_memory_region(
-        self, slot: int, gpa: int, size: int, userspace_addr: int, flags: int = 0
+        self, slot: int, gpa: int, size: int, userspace_addr: int | Mapping, flags: int = 0
     ) -> Result[int]:
         """KVM_SET_USER_MEMORY_REGION: map `size` bytes at `userspace_addr` to `gpa`.
 
-        Size 0 deletes the slot. A slot with a guest_memfd needs the 2 form.
+        The VM holds the Mapping that `userspace_addr` lies in until the slot is deleted, by size 0,
+        or replaced. An address in no Mapping is a value like any other, and what becomes of the
+        memory there is the caller's affair. A slot with a guest_memfd needs the 2 form.
         """
-        region = ffi.new("struct kvm_userspace_memory_region *")
-        region.slot = slot
-        region.flags = flags
-        region.guest_phys_addr = gpa
-        region.memory_size = size
-        region.userspace_addr = userspace_addr
-        return ioctl.call(self._vm.fileno(), "KVM_SET_USER_MEMORY_REGION", region)
+        region = make(
+            "struct kvm_userspace_memory_region *",
+            slot=slot,
+            flags=flags,
+            guest_phys_addr=gpa,
+            memory_size=size,
+            userspace_addr=_address(userspace_addr),
+        )
+        return self._set_region("KVM_SET_USER_MEMORY_REGION", region, None)
 
     def set_user_memory_region2(
         self,
         slot: int,
         gpa: int,
         size: int,
-        userspace_addr: int,
+        userspace_addr: int | Mapping,
         flags: int = 0,
-        guest_memfd: HasFileno | int | None = None,
+        guest_memfd: _Fd | None = None,
         guest_memfd_offset: int = 0,
     ) -> Result[int]:
         """KVM_SET_USER_MEMORY_REGION2 (6.8): like the first form, with a guest_memfd bound to it.
 
-        `guest_memfd` (an object or a bare number) is used from `guest_memfd_offset` (bytes) and
+        `guest_memfd` (an object, which the VM holds like the mapping, or a bare number) is used
+        from `guest_memfd_offset` (bytes) and
         takes the flag KVM_MEM_GUEST_MEMFD, which is not added here. EINVAL: the fd is another
         VM's or none, the range is past its end, or the slot exists and would change; overlapping
         bindings are EEXIST on 7.3 and EINVAL on 6.18.
         """
-        region = ffi.new("struct kvm_userspace_memory_region2 *")
-        region.slot = slot
-        region.flags = flags
-        region.guest_phys_addr = gpa
-        region.memory_size = size
-        region.userspace_addr = userspace_addr
-        region.guest_memfd_offset = guest_memfd_offset
-        if guest_memfd is not None:
-            fd = guest_memfd if isinstance(guest_memfd, int) else guest_memfd.fileno()
-            region.guest_memfd = fd & 0xFFFFFFFF  # the field is a __u32; -1 is a legal test value
-        return ioctl.call(self._vm.fileno(), "KVM_SET_USER_MEMORY_REGION2", region)
+        region = make(
+            "struct kvm_userspace_memory_region2 *",
+            slot=slot,
+            flags=flags,
+            guest_phys_addr=gpa,
+            memory_size=size,
+            userspace_addr=_address(userspace_addr),
+            guest_memfd_offset=guest_memfd_offset,
+            guest_memfd=0 if guest_memfd is None else fd_number("guest_memfd", guest_memfd),
+        )
+        return self._set_region("KVM_SET_USER_MEMORY_REGION2", region, guest_memfd)
+
+    def _set_region(self, name: str, region: Any, guest_memfd: _Fd | None) -> Result[int]:
+        """Set a slot, and hold its memory from before the kernel may use it."""
+        size = int(region.memory_size)
+        memory: list[Bindable] = []
+        if size:
+            memory += mappings_in(int(region.userspace_addr), size)
+            if isinstance(guest_memfd, Bindable):
+                memory.append(guest_memfd)
+        slots = self._vm.memslots
+        new, old = slots.begin(int(region.slot), int(region.guest_phys_addr), size, memory)
+        done = True  # if a signal handler raises, either may be what the kernel has
+        try:
+            result = ioctl.call(self._vm.fileno(), name, region)
+            done = result.ok
+        except BaseException:
+            old = []
+            raise
+        finally:
+            slots.end(new, old, done)
+        return result
 
     def set_memory_attributes(
         self, gpa: int, size: int, attributes: int, flags: int = 0
@@ -119,21 +152,38 @@ class VmTry:
         ENOTTY where the VM has no attributes (KVM_CAP_MEMORY_ATTRIBUTES 0), EINVAL for an unknown
         attribute, flags, or an unaligned or empty range.
         """
-        arguments = ffi.new("struct kvm_memory_attributes *")
-        arguments.address = gpa
-        arguments.size = size
-        arguments.attributes = attributes
-        arguments.flags = flags
+        arguments = make(
+            "struct kvm_memory_attributes *",
+            address=gpa,
+            size=size,
+            attributes=attributes,
+            flags=flags,
+        )
         return ioctl.call(self._vm.fileno(), "KVM_SET_MEMORY_ATTRIBUTES", arguments)
 
-    def get_dirty_log(self, slot: int, pages: int) -> Result[bytes]:
-        """KVM_GET_DIRTY_LOG: the value is the bitmap of `pages` pages, bit 0 the slot's first."""
-        bitmap = ffi.new("__u64[]", max((pages + 63) // 64, 1))
-        log = ffi.new("struct kvm_dirty_log *")
-        log.slot = slot
-        log.dirty_bitmap = bitmap
+    def get_dirty_log(self, slot: int, pages: int | None = None) -> Result[bytes]:
+        """KVM_GET_DIRTY_LOG: the value is the bitmap of the slot's pages, bit 0 the first.
+
+        It has whole 64-bit words, for `pages` pages or for as many as the slot has, if that is
+        more: reading clears the log of all of them. `pages` is needed for a slot that was set
+        without this VM object; EFAULT then if it has more.
+        """
+        known = self._vm.memslots.size_of(slot) // PAGE_SIZE
+        if pages is None and slot not in self._vm.memslots:
+            raise HarnessError(
+                f"memslot {slot} was not set through this object: get_dirty_log needs to be told "
+                "how many pages it has"
+            )
+        size = max((max(pages or 0, known) + 63) // 64, 1) * 8
+        # The kernel writes as much as its slot has pages, whatever was asked for. Not the heap: a
+        # slot may grow between the look above and the call.
+        log = make("struct kvm_dirty_log *", slot=slot)
+        bitmap = self._vm._take_bitmap(size)
+        log.dirty_bitmap = ffi.cast("void *", bitmap.address)
         result = ioctl.call(self._vm.fileno(), "KVM_GET_DIRTY_LOG", log)
-        return result.with_value(bytes(ffi.buffer(bitmap)))
+        value = bitmap.read() if result.ok else b""
+        self._vm._bitmaps.append(bitmap)
+        return result.with_value(value)
 
     # -------------------------------------------------------------- interrupts and devices
 
@@ -147,26 +197,22 @@ class VmTry:
 
     def irq_line(self, irq: int, level: int) -> Result[int]:
         """KVM_IRQ_LINE: set the GSI `irq` to `level` (0 or 1)."""
-        line = ffi.new("struct kvm_irq_level *")
-        line.irq = irq
-        line.level = level
+        line = make("struct kvm_irq_level *", irq=irq, level=level)
         return ioctl.call(self._vm.fileno(), "KVM_IRQ_LINE", line)
 
     def signal_msi(self, address: int, data: int) -> Result[int]:
         """KVM_SIGNAL_MSI: deliver one message; the value is 1 if a vCPU took it, 0 if blocked."""
-        msi = ffi.new("struct kvm_msi *")
-        msi.address_lo = address & 0xFFFFFFFF
-        msi.address_hi = address >> 32
-        msi.data = data
+        whole = u64("address", address)
+        msi = make(
+            "struct kvm_msi *", address_lo=whole & 0xFFFFFFFF, address_hi=whole >> 32, data=data
+        )
         return ioctl.call(self._vm.fileno(), "KVM_SIGNAL_MSI", msi)
 
     def irqfd(self, eventfd: HasFileno | int, gsi: int, flags: int = 0) -> Result[int]:
         """KVM_IRQFD: raise `gsi` on each write to `eventfd`, until KVM_IRQFD_FLAG_DEASSIGN."""
-        arguments = ffi.new("struct kvm_irqfd *")
-        fd = eventfd if isinstance(eventfd, int) else eventfd.fileno()
-        arguments.fd = fd & 0xFFFFFFFF  # the field is a __u32; -1 is a legal test value
-        arguments.gsi = gsi
-        arguments.flags = flags
+        arguments = make(
+            "struct kvm_irqfd *", fd=fd_number("eventfd", eventfd), gsi=gsi, flags=flags
+        )
         return ioctl.call(self._vm.fileno(), "KVM_IRQFD", arguments)
 
     def ioeventfd(
@@ -181,12 +227,14 @@ class VmTry:
 
         `flags` are KVM_IOEVENTFD_FLAG_*: PIO for a port, DATAMATCH to compare the value.
         """
-        arguments = ffi.new("struct kvm_ioeventfd *")
-        arguments.fd = eventfd if isinstance(eventfd, int) else eventfd.fileno()
-        arguments.addr = address
-        arguments.len = length
-        arguments.flags = flags
-        arguments.datamatch = datamatch
+        arguments = make(
+            "struct kvm_ioeventfd *",
+            fd=eventfd if isinstance(eventfd, int) else eventfd.fileno(),
+            addr=address,
+            len=length,
+            flags=flags,
+            datamatch=datamatch,
+        )
         return ioctl.call(self._vm.fileno(), "KVM_IOEVENTFD", arguments)
 
     def set_tss_addr(self, gpa: int) -> Result[int]:
@@ -194,14 +242,16 @@ class VmTry:
         return ioctl.call(self._vm.fileno(), "KVM_SET_TSS_ADDR", gpa)
 
     def create_device(self, device_type: int, flags: int = 0) -> Result[Device]:
-        """KVM_CREATE_DEVICE: `device_type` is KVM_DEV_TYPE_*."""
-        arguments = ffi.new("struct kvm_create_device *")
-        arguments.type = device_type
-        arguments.flags = flags
+        """KVM_CREATE_DEVICE: `device_type` is KVM_DEV_TYPE_*.
+
+        With KVM_CREATE_DEVICE_TEST in `flags` nothing is made: the Device is a closed one.
+        """
+        no_fd = 0xFFFFFFFF  # what is left there if the kernel makes none
+        arguments = make("struct kvm_create_device *", type=device_type, fd=no_fd, flags=flags)
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_DEVICE", arguments)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
-        return result.with_value(Device(int(arguments.fd)))
+        return result.with_value(Device(-1 if arguments.fd == no_fd else int(arguments.fd)))
 
     def has_device_attr(self, group: int, attr: int) -> Result[int]:
         """KVM_HAS_DEVICE_ATTR on the VM fd: 0, or ENXIO."""
@@ -217,16 +267,18 @@ class VmTry:
         At most KVM_MSR_FILTER_MAX_RANGES (16). With KVM_CAP_X86_USER_SPACE_MSR a denied access
         leaves the guest as a KVM_EXIT_X86_RDMSR or _WRMSR.
         """
-        msr_filter = ffi.new("struct kvm_msr_filter *")
-        msr_filter.flags = flags
+        most = int(lib.KVM_MSR_FILTER_MAX_RANGES)
+        if len(ranges) > most:
+            raise ValueError(f"ranges: at most {most}, not {len(ranges)}")
+        msr_filter = make("struct kvm_msr_filter *", flags=flags)
         bitmaps = []  # the kernel reads them during the ioctl
         for index, (first, count, access) in enumerate(ranges):
-            bitmap = ffi.new("__u8[]", (count + 7) // 8)
+            entry = make("struct kvm_msr_filter_range *", base=first, nmsrs=count, flags=access)
+            # The kernel reads whole 64-bit words.
+            bitmap = ffi.new("__u8[]", (count + 63) // 64 * 8)
             bitmaps.append(bitmap)
-            msr_filter.ranges[index].base = first
-            msr_filter.ranges[index].nmsrs = count
-            msr_filter.ranges[index].flags = access
-            msr_filter.ranges[index].bitmap = bitmap
+            entry.bitmap = bitmap
+            msr_filter.ranges[index] = entry[0]
         return ioctl.call(self._vm.fileno(), "KVM_X86_SET_MSR_FILTER", msr_filter)
 
     # -------------------------------------------------------------- confidential VMs
@@ -236,9 +288,12 @@ class VmTry:
 
         ENOTTY on VMs that have no launch commands. The firmware's code is read back after
         success and failure alike. In a trace, `show` is decoded in the command's place and
-        `name` is the sub-command's.
+        `name` is the sub-command's. What `command` points to by its data is a value like any other.
         """
-        field = "error" if ffi.typeof(command).item.cname == "struct kvm_sev_cmd" else "hw_error"
+        try:
+            field = "error" if _sev_command(command) else ""
+        except TypeError:
+            field = "hw_error" if _tdx_command(command) else ""
         return ioctl.call(
             self._vm.fileno(),
             "KVM_MEMORY_ENCRYPT_OP",
@@ -252,20 +307,24 @@ class VmTry:
         self, address: int, size: int, *, register: bool = True
     ) -> Result[int]:
         """KVM_MEMORY_ENCRYPT_REG_REGION or _UNREG_REGION: pin `size` bytes of user memory (SEV)."""
-        region = ffi.new("struct kvm_enc_region *")
-        region.addr = address
-        region.size = size
+        region = make("struct kvm_enc_region *", addr=address, size=size)
         name = "KVM_MEMORY_ENCRYPT_REG_REGION" if register else "KVM_MEMORY_ENCRYPT_UNREG_REGION"
         return ioctl.call(self._vm.fileno(), name, region)
 
 
 class Vm(OwnedFd):
-    """A VM, made by ``Kvm.create_vm``. Its memory lives on while a vCPU or guest_memfd is open."""
+    """A VM, made by ``Kvm.create_vm``. Its memory lives on while a vCPU or guest_memfd is open.
+
+    ``memslots`` holds what backs the slots, until the VM and its last vCPU are closed.
+    """
 
     def __init__(self, fd: int, vcpu_mmap_size: int, vm_type: int) -> None:
         super().__init__(fd)
         self.vcpu_mmap_size = vcpu_mmap_size
         self.vm_type = vm_type
+        self.memslots = Memslots(fd).hold()
+        #: For KVM_GET_DIRTY_LOG, used again: mapping one costs more than the call.
+        self._bitmaps: list[FencedBuffer] = []
 
     @property
     def try_(self) -> VmTry:
@@ -294,6 +353,32 @@ class Vm(OwnedFd):
     memory_encrypt_op = raising(VmTry.memory_encrypt_op)
     memory_encrypt_region = raising(VmTry.memory_encrypt_region)
 
+    def close(self) -> None:
+        """Close the fd; closing twice does nothing."""
+        was_open = not self.closed
+        super().close()
+        if was_open:
+            self.memslots.release()
+            while self._bitmaps:
+                self._bitmaps.pop().close()
+
+    def _take_bitmap(self, size: int) -> FencedBuffer:
+        """Return a zeroed buffer of `size` bytes that no other thread uses."""
+        try:
+            bitmap = self._bitmaps.pop()
+        except IndexError:
+            return FencedBuffer(size)
+        if bitmap.size == size:
+            bitmap.clear()
+            return bitmap
+        bitmap.close()
+        return FencedBuffer(size)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
     def set_private(self, gpa: int, size: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES with KVM_MEMORY_ATTRIBUTE_PRIVATE for `size` bytes at `gpa`."""
         self.set_memory_attributes(gpa, size, lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
@@ -304,4 +389,8 @@ class Vm(OwnedFd):
 
     def bind_mapping(self, slot: int, gpa: int, mapping: Mapping, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION of a whole `mapping` at `gpa`."""
-        self.set_user_memory_region(slot, gpa, mapping.size, mapping.address, flags)
+        self.set_user_memory_region(slot, gpa, mapping.size, mapping, flags)
+
+
+def _address(memory: int | Mapping) -> int:
+    return memory.address if isinstance(memory, Mapping) else memory

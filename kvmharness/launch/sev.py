@@ -17,7 +17,9 @@ from typing import Any
 from kvmharness.errors import KernelFault, MissingCapability
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.fenced import fenced_copy
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import bytes_exactly, bytes_up_to, fd_number, make, pointer_to, u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import KvmError, Result
@@ -69,20 +71,25 @@ def firmware_error_name(code: int) -> str:
     return firmware_names().get(code & 0xFFFFFFFF, f"{code:#x}")
 
 
-#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, for results and traces.
-_COMMAND_NAMES = {
-    int(getattr(lib, name)): name
-    for name in (
-        "KVM_SEV_INIT2",
-        "KVM_SEV_SNP_LAUNCH_START",
-        "KVM_SEV_SNP_LAUNCH_UPDATE",
-        "KVM_SEV_SNP_LAUNCH_FINISH",
-        "KVM_SEV_SNP_ENABLE_REQ_CERTS",
-        "KVM_SEV_INIT",
-        "KVM_SEV_LAUNCH_START",
-        "KVM_SEV_GUEST_STATUS",
-    )
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on SEV's VMs, and the struct that each takes.
+_STRUCTS = {
+    "KVM_SEV_INIT2": "kvm_sev_init",
+    "KVM_SEV_SNP_LAUNCH_START": "kvm_sev_snp_launch_start",
+    "KVM_SEV_SNP_LAUNCH_UPDATE": "kvm_sev_snp_launch_update",
+    "KVM_SEV_SNP_LAUNCH_FINISH": "kvm_sev_snp_launch_finish",
+    "KVM_SEV_SNP_ENABLE_REQ_CERTS": None,
+    "KVM_SEV_INIT": None,
+    "KVM_SEV_LAUNCH_START": "kvm_sev_launch_start",
+    "KVM_SEV_GUEST_STATUS": "kvm_sev_guest_status",
 }
+_COMMAND_NAMES = {int(getattr(lib, name)): name for name in _STRUCTS}
+_TAKES = {
+    int(getattr(lib, name)): pointer_to(struct) for name, struct in _STRUCTS.items() if struct
+}
+
+#: What the firmware reads of an ID block and of its authentication (SNP firmware ABI, 8.16).
+_ID_BLOCK_BYTES = 96
+_ID_AUTH_BYTES = 4096
 
 
 class SevDevice(OwnedFd):
@@ -134,10 +141,12 @@ class SnpTry:
         `vmsa_features` has to lie in what KVM_X86_SEV_VMSA_FEATURES offers; `ghcb_version` 0 is
         the default, 2. EINVAL: after a vCPU, a second time, or for values out of range.
         """
-        parameters = ffi.new("struct kvm_sev_init *")
-        parameters.vmsa_features = vmsa_features
-        parameters.flags = flags
-        parameters.ghcb_version = ghcb_version
+        parameters = make(
+            "struct kvm_sev_init *",
+            vmsa_features=vmsa_features,
+            flags=flags,
+            ghcb_version=ghcb_version,
+        )
         return self._command("KVM_SEV_INIT2", parameters)
 
     def launch_start(
@@ -145,13 +154,16 @@ class SnpTry:
     ) -> Result[int]:
         """KVM_SEV_SNP_LAUNCH_START: create the guest context under `policy` and bind the ASID.
 
-        `gosvw` is at most 16 bytes (guest OS visible workarounds). EINVAL: a second start, flags,
-        policy bits the host does not offer, or bit 17 not one; EIO: the firmware refused.
+        `gosvw` is at most 16 bytes (guest OS visible workarounds), padded by zeros. EINVAL: a
+        second start, flags, policy bits the host does not offer, or bit 17 not one; EIO: the
+        firmware refused.
         """
-        parameters = ffi.new("struct kvm_sev_snp_launch_start *")
-        parameters.policy = policy
-        parameters.flags = flags
-        ffi.memmove(parameters.gosvw, gosvw, len(gosvw))
+        parameters = make(
+            "struct kvm_sev_snp_launch_start *",
+            policy=policy,
+            gosvw=bytes_up_to("gosvw", gosvw, 16),
+            flags=flags,
+        )
         return self._command("KVM_SEV_SNP_LAUNCH_START", parameters)
 
     def launch_update(
@@ -176,12 +188,14 @@ class SnpTry:
         slot. EIO: the firmware refused (``fw_error``), or with ``fw_error`` 0 KVM did: not
         private, populated before, past the slot's end, source not readable.
         """
-        parameters = ffi.new("struct kvm_sev_snp_launch_update *")
-        parameters.gfn_start = gpa // PAGE_SIZE
-        parameters.uaddr = _address(source)
-        parameters.len = size
-        parameters.type = type
-        parameters.flags = flags
+        parameters = make(
+            "struct kvm_sev_snp_launch_update *",
+            gfn_start=gpa // PAGE_SIZE,
+            uaddr=_address(source),
+            len=size,
+            type=type,
+            flags=flags,
+        )
         result = self._command(
             "KVM_SEV_SNP_LAUNCH_UPDATE",
             parameters,
@@ -211,23 +225,30 @@ class SnpTry:
     ) -> Result[int]:
         """KVM_SEV_SNP_LAUNCH_FINISH: measure the vCPUs' VMSAs and seal the launch.
 
-        `host_data` is at most 32 bytes; `id_block` 96 and `id_auth` 4096 bytes, signed for this
-        launch digest; `auth_key_en` says that `id_auth` has an author key. EINVAL: before
-        LAUNCH_START, or flags; EIO: the firmware refused, ``fw_error`` says why: BAD_MEASUREMENT,
-        POLICY_FAILURE or BAD_SIGNATURE for an ID block.
+        `host_data` is at most 32 bytes, padded by zeros; `id_block` is 96 and `id_auth` 4096 bytes,
+        signed for this launch digest; `auth_key_en` says that `id_auth` has an author key. EINVAL:
+        before LAUNCH_START, or flags; EIO: the firmware refused, ``fw_error`` says why:
+        BAD_MEASUREMENT, POLICY_FAILURE or BAD_SIGNATURE for an ID block.
         """
-        parameters = ffi.new("struct kvm_sev_snp_launch_finish *")
         keep = []  # the kernel reads these during the ioctl
-        for name, block in (("id_block", id_block), ("id_auth", id_auth)):
+        addresses = {}
+        for name, block, size in (
+            ("id_block", id_block, _ID_BLOCK_BYTES),
+            ("id_auth", id_auth, _ID_AUTH_BYTES),
+        ):
             if block is not None:
-                copy = ffi.new("char[]", block)
+                copy = ffi.new("char[]", bytes_exactly(name, block, size))
                 keep.append(copy)
-                setattr(parameters, f"{name}_uaddr", int(ffi.cast("uintptr_t", copy)))
-        parameters.id_block_en = id_block is not None
-        parameters.auth_key_en = auth_key_en
-        parameters.vcek_disabled = vcek_disabled
-        parameters.flags = flags
-        ffi.memmove(parameters.host_data, host_data, len(host_data))
+                addresses[f"{name}_uaddr"] = int(ffi.cast("uintptr_t", copy))
+        parameters = make(
+            "struct kvm_sev_snp_launch_finish *",
+            **addresses,
+            id_block_en=id_block is not None,
+            auth_key_en=auth_key_en,
+            vcek_disabled=vcek_disabled,
+            host_data=bytes_up_to("host_data", host_data, 32),
+            flags=flags,
+        )
         return self._command("KVM_SEV_SNP_LAUNCH_FINISH", parameters)
 
     def enable_req_certs(self) -> Result[int]:
@@ -238,14 +259,33 @@ class SnpTry:
         return self._command("KVM_SEV_SNP_ENABLE_REQ_CERTS", None)
 
     def command(self, number: int, parameters: Any = None) -> Result[int]:
-        """KVM_MEMORY_ENCRYPT_OP with any sub-command number and struct pointer, or NULL."""
-        command = ffi.new("struct kvm_sev_cmd *")
-        command.id = number
-        command.data = _address_of(parameters)
-        command.sev_fd = self._snp.sev_fd & 0xFFFFFFFF
-        shown = command if parameters is None else parameters
+        """KVM_MEMORY_ENCRYPT_OP with a sub-command number and the struct it takes, or NULL.
+
+        Of the sub-commands that have no method here any struct is taken.
+        """
+        if parameters is None:
+            return self.raw_command(number, 0)
+        if number not in _TAKES:
+            with fenced_copy(parameters) as copy:  # how much of it KVM takes is not known here
+                return self.raw_command(number, copy, show=parameters)
+        address = int(ffi.cast("uintptr_t", _TAKES[number](parameters)))
+        return self.raw_command(number, address, show=parameters)
+
+    def raw_command(self, number: int, address: int, *, show: Any = None) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP with any sub-command number, and any address for its parameters.
+
+        For tests of what the kernel does with a bad one: KVM reads and writes what lies there.
+        """
+        command = make(
+            "struct kvm_sev_cmd *",
+            id=number,
+            data=u64("address", address),
+            sev_fd=fd_number("sev_fd", self._snp.sev_fd),
+        )
         name = _COMMAND_NAMES.get(number, "")
-        result = self._snp.vm.try_.memory_encrypt_op(command, show=shown, name=name or str(number))
+        result = self._snp.vm.try_.memory_encrypt_op(
+            command, show=command if show is None else show, name=name or str(number)
+        )
         return dataclasses.replace(result, name=name or result.name)
 
     def _command(
@@ -258,7 +298,7 @@ class SnpTry:
         return dataclasses.replace(
             result,
             meaning=why,
-            fw_error_name=firmware_error_name(result.fw_error or 0),
+            fw_error_name=firmware_error_name(result.fw_error) if result.fw_error else "",
         )
 
 
@@ -333,7 +373,3 @@ def _address(source: SourceBuffer | int | None) -> int:
     if source is None:
         return 0
     return source if isinstance(source, int) else source.address
-
-
-def _address_of(parameters: Any) -> int:
-    return 0 if parameters is None else int(ffi.cast("uintptr_t", parameters))

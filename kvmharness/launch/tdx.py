@@ -16,7 +16,9 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
 from kvmharness.errors import KernelFault
+from kvmharness.kvm.fenced import fenced_copy
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, size_behind, u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.kvm.vcpu import Vcpu
@@ -117,7 +119,7 @@ class TdxTry:
             int(capabilities.user_tdvmcallinfo_1_r11),
             int(capabilities.kernel_tdvmcallinfo_1_r12),
             int(capabilities.user_tdvmcallinfo_1_r12),
-            tuple(_read_entries(capabilities.cpuid)) if result.ok else (),
+            tuple(_read_entries(capabilities.cpuid, entries)) if result.ok else (),
         )
         del buffer  # held until here: the struct is a view of it
         return result.with_value(value)
@@ -138,9 +140,9 @@ class TdxTry:
 
         `cpuid` is as ``TdxCapabilities.configure`` gives it: only leaves that the capabilities
         have, 0x80000008 among them. `attributes` and `xfam` lie in what the capabilities support;
-        KVM adds what the module requires. The three registers are at most 48 bytes each, reported
-        to whom the TD attests but no part of MRTD. `reserved` goes into the first reserved word,
-        for tests.
+        KVM adds what the module requires. The three registers are at most 48 bytes each, padded by
+        zeros: reported to whom the TD attests, but no part of MRTD. `reserved` goes into the first
+        reserved word, for tests.
 
         EINVAL: a second time, flags, reserved words, an attribute, xfam or CPUID leaf not
         supported, an address width other than 48 and 52; with a status in ``fw_error``: the module
@@ -148,12 +150,18 @@ class TdxTry:
         EAGAIN: no entropy. EIO: the module failed otherwise.
         """
         parameters, buffer = _with_cpuid("kvm_tdx_init_vm", len(cpuid))
-        parameters.attributes = attributes
-        parameters.xfam = xfam
-        ffi.memmove(parameters.mrconfigid, mrconfigid, len(mrconfigid))
-        ffi.memmove(parameters.mrowner, mrowner, len(mrowner))
-        ffi.memmove(parameters.mrownerconfig, mrownerconfig, len(mrownerconfig))
-        parameters.reserved[0] = reserved
+        # First by itself, where each value is checked against its field; then before the entries.
+        header = make(
+            "struct kvm_tdx_init_vm *", attributes=attributes, xfam=xfam, reserved=[reserved]
+        )
+        for name, data in (
+            ("mrconfigid", mrconfigid),
+            ("mrowner", mrowner),
+            ("mrownerconfig", mrownerconfig),
+        ):
+            field = ffi.buffer(getattr(header, name))
+            field[:] = bytes_up_to(name, data, len(field)).ljust(len(field), b"\0")
+        ffi.memmove(parameters, header, ffi.offsetof("struct kvm_tdx_init_vm", "cpuid"))
         _write_entries(parameters.cpuid, cpuid)
         result = self._command("KVM_TDX_INIT_VM", parameters, flags)
         del buffer
@@ -171,8 +179,20 @@ class TdxTry:
     def command(
         self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
     ) -> Result[int]:
-        """KVM_MEMORY_ENCRYPT_OP on the VM: any sub-command; `parameters` a pointer or a number."""
+        """KVM_MEMORY_ENCRYPT_OP on the VM: any sub-command, with the struct it takes, or NULL.
+
+        A number is for a sub-command that takes one, or none that has a method here.
+        """
         return _issue(self._tdx.vm, number, parameters, flags, hw_error)
+
+    def raw_command(
+        self, number: int, data: int, *, flags: int = 0, hw_error: int = 0
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the VM: any sub-command, with any address for its parameters.
+
+        For tests of what the kernel does with a bad one: KVM reads and writes what lies there.
+        """
+        return _issue_raw(self._tdx.vm, number, data, flags, hw_error, None)
 
     def _command(self, name: str, parameters: Any, flags: int) -> Result[int]:
         return self.command(int(getattr(lib, name)), parameters, flags=flags)
@@ -269,10 +289,12 @@ class TdxVcpuTry:
         pages, a range that wraps or is shared by its gpa, no guest_memfd slot, not private. EFAULT:
         a source that can't be read. EINTR: a signal. EIO: added before, or the module failed.
         """
-        region = ffi.new("struct kvm_tdx_init_mem_region *")
-        region.source_addr = _address(source)
-        region.gpa = gpa
-        region.nr_pages = pages
+        region = make(
+            "struct kvm_tdx_init_mem_region *",
+            source_addr=_address(source),
+            gpa=gpa,
+            nr_pages=pages,
+        )
         bits = lib.KVM_TDX_MEASURE_MEMORY_REGION if measure else 0
         result = self._command(
             "KVM_TDX_INIT_MEM_REGION", region, bits if flags is None else flags, hw_error
@@ -294,17 +316,28 @@ class TdxVcpuTry:
         E2BIG: too few; ``written_back`` then has how many it takes. EINVAL: before INIT_VM, after
         FINALIZE_VM. EIO: the module does not tell its highest leaf.
         """
-        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": entries})
-        cpuid.nent = entries
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
         result = self._command("KVM_TDX_GET_CPUID", cpuid, 0)
         result = dataclasses.replace(result, written_back=(int(cpuid.nent),))
-        return result.with_value(list(_read_entries(cpuid)) if result.ok else [])
+        return result.with_value(list(_read_entries(cpuid, entries)) if result.ok else [])
 
     def command(
         self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
     ) -> Result[int]:
-        """KVM_MEMORY_ENCRYPT_OP on the vCPU: any sub-command; `parameters` pointer or number."""
+        """KVM_MEMORY_ENCRYPT_OP on the vCPU: any sub-command, with the struct it takes, or NULL.
+
+        A number is for a sub-command that takes one, or none that has a method here.
+        """
         return _issue(self._vcpu, number, parameters, flags, hw_error)
+
+    def raw_command(
+        self, number: int, data: int, *, flags: int = 0, hw_error: int = 0
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the vCPU: any sub-command, any address for its parameters.
+
+        For tests of what the kernel does with a bad one: KVM reads and writes what lies there.
+        """
+        return _issue_raw(self._vcpu, number, data, flags, hw_error, None)
 
     def _command(self, name: str, parameters: Any, flags: int, hw_error: int = 0) -> Result[int]:
         number = int(getattr(lib, name))
@@ -371,12 +404,19 @@ def cpuid2(entries: Sequence[CpuidEntry]) -> Any:
 
 
 def cpuid_entries(cpuid: Any) -> list[CpuidEntry]:
-    """Return the entries of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``."""
-    return list(_read_entries(cpuid))
+    """Return the entries of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``.
+
+    ValueError if its nent says more than it was made with.
+    """
+    room = (size_behind(_cpuid2(cpuid)) - ffi.sizeof("struct kvm_cpuid2")) // _ENTRY.size
+    if cpuid.nent > room:
+        raise ValueError(f"nent is {cpuid.nent}, of {room} entries that there are")
+    return list(_read_entries(cpuid, room))
 
 
 def _with_cpuid(name: str, entries: int) -> tuple[Any, Any]:
     """Return a zeroed struct that ends in a kvm_cpuid2 of `entries` entries, and its memory."""
+    make("struct kvm_cpuid2 *", nent=entries)  # refuses what no nent can be
     size = ffi.sizeof(f"struct {name}") + entries * ffi.sizeof("struct kvm_cpuid_entry2")
     buffer = ffi.new("char[]", size)
     made = ffi.cast(f"struct {name} *", buffer)
@@ -395,49 +435,81 @@ def _entries_of(cpuid: Any, count: int) -> Any:
     return ffi.buffer(start, count * _ENTRY.size)
 
 
-def _read_entries(cpuid: Any) -> Iterable[CpuidEntry]:
-    for entry in _ENTRY.iter_unpack(_entries_of(cpuid, cpuid.nent)):
+def _read_entries(cpuid: Any, room: int) -> Iterable[CpuidEntry]:
+    """Yield the entries that the kernel has filled in, of `room` there are."""
+    for entry in _ENTRY.iter_unpack(_entries_of(cpuid, min(int(cpuid.nent), room))):
         function, index, flags, eax, ebx, ecx, edx = entry
         yield CpuidEntry(function, index, eax, ebx, ecx, edx, flags)
 
 
 def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
     cpuid.nent = len(entries)
-    _entries_of(cpuid, len(entries))[:] = b"".join(
-        _ENTRY.pack(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries
-    )
+    try:
+        packed = b"".join(
+            _ENTRY.pack(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries
+        )
+    except struct.error:
+        for number, entry in enumerate(entries):
+            for name, value in dataclasses.asdict(entry).items():
+                if not 0 <= value < 1 << 32:
+                    raise OverflowError(
+                        f"cpuid[{number}].{name}: {value:#x} does not fit 32 bits"
+                    ) from None
+        raise
+    _entries_of(cpuid, len(entries))[:] = packed
 
 
-#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, for results and traces.
-_COMMAND_NAMES = {
-    int(getattr(lib, name)): name
-    for name in (
-        "KVM_TDX_CAPABILITIES",
-        "KVM_TDX_INIT_VM",
-        "KVM_TDX_INIT_VCPU",
-        "KVM_TDX_INIT_MEM_REGION",
-        "KVM_TDX_FINALIZE_VM",
-        "KVM_TDX_GET_CPUID",
-    )
+#: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, and the struct that each takes.
+_STRUCTS = {
+    "KVM_TDX_CAPABILITIES": "kvm_tdx_capabilities",
+    "KVM_TDX_INIT_VM": "kvm_tdx_init_vm",
+    "KVM_TDX_INIT_VCPU": None,  # a number
+    "KVM_TDX_INIT_MEM_REGION": "kvm_tdx_init_mem_region",
+    "KVM_TDX_FINALIZE_VM": None,  # a number that nobody looks at
+    "KVM_TDX_GET_CPUID": "kvm_cpuid2",
 }
+_COMMAND_NAMES = {int(getattr(lib, name)): name for name in _STRUCTS}
+_TAKES = {
+    int(getattr(lib, name)): pointer_to(struct) for name, struct in _STRUCTS.items() if struct
+}
+_cpuid2 = pointer_to("kvm_cpuid2")
 
 
 def _issue(
     target: Vm | Vcpu, number: int, parameters: Any, flags: int, hw_error: int
 ) -> Result[int]:
-    command = ffi.new("struct kvm_tdx_cmd *")
-    command.id = number
-    command.flags = flags
-    is_pointer = isinstance(parameters, ffi.CData)
-    command.data = int(ffi.cast("uintptr_t", parameters)) if is_pointer else parameters or 0
-    command.hw_error = hw_error
-    shown = parameters if is_pointer else command
+    if parameters is None:
+        return _issue_raw(target, number, 0, flags, hw_error, None)
+    if number in _TAKES:
+        address = int(ffi.cast("uintptr_t", _TAKES[number](parameters)))
+        return _issue_raw(target, number, address, flags, hw_error, parameters)
+    if isinstance(parameters, int):
+        return _issue_raw(target, number, parameters, flags, hw_error, None)
+    with fenced_copy(parameters) as copy:  # how much of it KVM takes is not known here
+        return _issue_raw(target, number, copy, flags, hw_error, parameters)
+
+
+def _issue_raw(
+    target: Vm | Vcpu, number: int, data: int, flags: int, hw_error: int, show: Any
+) -> Result[int]:
+    command = make(
+        "struct kvm_tdx_cmd *",
+        id=number,
+        flags=flags,
+        data=u64("data", data),
+        hw_error=hw_error,
+    )
     name = _COMMAND_NAMES.get(number, "")
-    result = target.try_.memory_encrypt_op(command, show=shown, name=name or str(number))
+    result = target.try_.memory_encrypt_op(
+        command, show=command if show is None else show, name=name or str(number)
+    )
     # What was passed in and left there is nothing that the module said.
     status = 0 if result.fw_error == hw_error else result.fw_error or 0
     return dataclasses.replace(
-        result, name=name or result.name, fw_error=status, fw_error_name=status_name(status)
+        result,
+        name=name or result.name,
+        fw_error=status,
+        fw_error_name=status_name(status) if status else "",
     )
 
 

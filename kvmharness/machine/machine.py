@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from kvmharness.errors import HarnessError, RunTimeout
+from kvmharness import labels
+from kvmharness.errors import HarnessError, MissingCapability, RunTimeout
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import (
@@ -14,6 +15,7 @@ from kvmharness.kvm.mapping import (
 )
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
+from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev import SevDevice, Snp, SnpTry
 from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
 from kvmharness.machine.cpu_mode import enter
@@ -21,6 +23,9 @@ from kvmharness.machine.entry import PayloadPlan
 from kvmharness.machine.payload import Mode, Payload
 from kvmharness.machine.running import PayloadRun, VcpuThread, run_payload
 from kvmharness.machine.slot import Slot
+
+#: Types whose guests take an encrypting processor to run.
+_CONFIDENTIAL = (VmType.SEV, VmType.SEV_ES, VmType.SNP, VmType.TDX)
 
 #: How long closing a machine waits for its vCPUs to leave KVM_RUN.
 _LEAVE_SECONDS = 15.0
@@ -134,11 +139,19 @@ class Machine(Vm):
             enter(vcpu, plan.mode, entry, page_table=self.page_table or 0, **plan.registers)
 
     def run(self, timeout: float = 5.0, vcpu: int = 0) -> PayloadRun:
-        """Run the payload of one vCPU on this thread, for at most `timeout` seconds."""
+        """Run the payload of one vCPU on this thread, for at most `timeout` seconds.
+
+        MissingCapability for a confidential VM on an emulated host: no guest of it runs there.
+        """
+        self._check_guest_can_run()
         return run_payload(self.vcpus[vcpu], timeout)
 
     def start(self, vcpu: int = 0, timeout: float = 5.0) -> VcpuThread:
-        """Run the payload of one vCPU on a thread of its own, for at most `timeout` seconds."""
+        """Run the payload of one vCPU on a thread of its own, for at most `timeout` seconds.
+
+        MissingCapability as run().
+        """
+        self._check_guest_can_run()
         thread = VcpuThread(self.vcpus[vcpu], timeout)
         self.threads = [started for started in self.threads if started.running]
         self.threads.append(thread)
@@ -148,6 +161,16 @@ class Machine(Vm):
         """Run all vCPUs at once, each on its thread, and return what each did, by index."""
         threads = [self.start(vcpu.id, timeout) for vcpu in self.vcpus]
         return [thread.join() for thread in threads]
+
+    def _check_guest_can_run(self) -> None:
+        if self.vm_type in _CONFIDENTIAL and labels.current().emulated:
+            label = VmType(self.vm_type).label
+            raise MissingCapability(
+                f"running a {label} guest",
+                f"this is an {labels.current().kind} host: it populates, measures and finishes a "
+                "launch by the kernel's own code, but no confidential guest can run on it; that "
+                "takes the hardware",
+            )
 
     def close(self) -> None:
         """Stop the vCPUs, then close them, the memory and the VM.
@@ -163,5 +186,7 @@ class Machine(Vm):
                     f"{_LEAVE_SECONDS:g} s: the machine is not closed"
                 )
         if hasattr(self, "_owned"):
+            # No vCPU runs, and the VM goes with its memory: the slots need it no more.
+            self.memslots.let_go()
             self._owned.close()
         super().close()

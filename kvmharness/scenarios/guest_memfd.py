@@ -274,7 +274,7 @@ def _end_mapping(bench: DefaultBench) -> None:
     mapping = bench.mapping(guest_memfd)
     mapping.write(0, b"still here")
     bench.bind("bind", guest_memfd)
-    guest_memfd.close()
+    guest_memfd.close(let_go=True)
     bench.vm.close()
     same = mapping.read(0, 10) == b"still here"
     bench.fact("contents", "as before" if same else "changed")

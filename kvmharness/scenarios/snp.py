@@ -349,7 +349,7 @@ def _range_slot_again(bench: SnpBench) -> None:
 def _range_fd_closed(bench: SnpBench) -> None:
     guest_memfd = bench.machine.slots[0].guest_memfd
     assert guest_memfd is not None
-    guest_memfd.close()
+    guest_memfd.close(let_go=True)
     bench.update(0, 1, bench.source("aligned", 1))
 
 
@@ -559,10 +559,9 @@ def _state_unknown_command(bench: SnpBench) -> None:
 @snp_scenario("snp.state.bad_pointers", "pointers to parameters that are not there")
 def _state_bad_pointers(bench: SnpBench) -> None:
     machine = bench.machine
-    nowhere = ffi.cast("void *", 0x10)
     for name in ("START", "UPDATE", "FINISH"):
         number = int(getattr(lib, f"KVM_SEV_SNP_LAUNCH_{name}"))
-        bench.command(f"LAUNCH_{name}", machine.try_.snp.command(number, nowhere))
+        bench.command(f"LAUNCH_{name}", machine.try_.snp.raw_command(number, 0x10))
 
 
 @snp_scenario("snp.state.req_certs", "KVM_SEV_SNP_ENABLE_REQ_CERTS (7.0), before and after a vCPU")

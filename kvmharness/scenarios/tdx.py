@@ -19,6 +19,7 @@ from typing import Any
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, PROT_READ, map_memory
+from kvmharness.kvm.raw import raw_ioctl
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
@@ -414,7 +415,7 @@ def _range_slot_again(bench: TdxBench) -> None:
 def _range_fd_closed(bench: TdxBench) -> None:
     guest_memfd = bench.machine.slots[0].guest_memfd
     assert guest_memfd is not None
-    guest_memfd.close()
+    guest_memfd.close(let_go=True)
     bench.region(0, 1, bench.source("aligned", 1))
 
 
@@ -497,7 +498,7 @@ def _state_capabilities(bench: TdxBench) -> None:
     bench.command("one entry", tdx.get_capabilities(1))
     bench.command("256 entries", tdx.get_capabilities(256))
     bench.command("flags 1", tdx.get_capabilities(flags=1))
-    bench.command("a bad pointer", tdx.command(lib.KVM_TDX_CAPABILITIES, 0x10))
+    bench.command("a bad pointer", tdx.raw_command(lib.KVM_TDX_CAPABILITIES, 0x10))
     grown = machine.tdx.capabilities(1)
     bench.fact("grown from one entry", "complete" if len(grown.cpuid) > 1 else "incomplete")
 
@@ -578,7 +579,7 @@ def _state_get_cpuid(bench: TdxBench) -> None:
     bench.command("as many as it asked for", exact)
     told = len(exact.value or ()) == needed > 1
     bench.fact("the number it wrote back", "exact" if told else "not exact", str(needed))
-    bench.command("a bad pointer", vcpu.command(lib.KVM_TDX_GET_CPUID, 0x10))
+    bench.command("a bad pointer", vcpu.raw_command(lib.KVM_TDX_GET_CPUID, 0x10))
 
 
 @tdx_scenario("tdx.state.after_finalize", "commands after KVM_TDX_FINALIZE_VM")
@@ -669,14 +670,14 @@ def _state_other_fd(bench: TdxBench) -> None:
 @tdx_scenario("tdx.state.bad_pointers", "commands and parameters that are not there")
 def _state_bad_pointers(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
-    bench.command("INIT_VM's parameters", machine.try_.tdx.command(lib.KVM_TDX_INIT_VM, 0x10))
+    bench.command("INIT_VM's parameters", machine.try_.tdx.raw_command(lib.KVM_TDX_INIT_VM, 0x10))
     start_td(machine, bench.kvm)
     bench.ready(machine)
     for name, fd in (("VM", machine.fileno()), ("vCPU", machine.vcpus[0].fileno())):
         bench.command(
-            f"the command itself, on the {name}", ioctl.call(fd, "KVM_MEMORY_ENCRYPT_OP", 0x10)
+            f"the command itself, on the {name}", raw_ioctl(fd, "KVM_MEMORY_ENCRYPT_OP", 0x10)
         )
-    bench.command("the region", bench.vcpu.try_.command(lib.KVM_TDX_INIT_MEM_REGION, 0x10))
+    bench.command("the region", bench.vcpu.try_.raw_command(lib.KVM_TDX_INIT_MEM_REGION, 0x10))
 
 
 @tdx_scenario(
@@ -688,7 +689,7 @@ def _state_readonly_region(bench: TdxBench) -> None:
     with map_memory(PAGE_SIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS) as page:
         page.write(0, b"".join(word.to_bytes(8, "little") for word in (source.address, 0, 1)))
         page.protect(PROT_READ)
-        result = vcpu.try_.command(
+        result = vcpu.try_.raw_command(
             lib.KVM_TDX_INIT_MEM_REGION, page.address, flags=lib.KVM_TDX_MEASURE_MEMORY_REGION
         )
     bench.command("INIT_MEM_REGION", result)
@@ -704,7 +705,7 @@ def _state_readonly_command(bench: TdxBench) -> None:
     with map_memory(PAGE_SIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS) as page:
         page.write(0, int(lib.KVM_TDX_FINALIZE_VM).to_bytes(4, "little"))
         page.protect(PROT_READ)
-        result = ioctl.call(machine.fileno(), "KVM_MEMORY_ENCRYPT_OP", page.address)
+        result = raw_ioctl(machine, "KVM_MEMORY_ENCRYPT_OP", page.address)
     bench.command("FINALIZE_VM", result)
     bench.command("FINALIZE_VM again", machine.try_.tdx.finalize_vm())
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from kvmharness import Kvm, MissingCapability, Vm, VmType
-from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.raw import raw_ioctl
 from kvmharness.suite.promised import hold
 
 PRIVATE = lib.KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -131,14 +131,14 @@ def test_empty_unaligned_and_wrapping_ranges_are_refused(
 
 @pytest.mark.scenario("attr.refused.bad_pointer")
 def test_a_bad_pointer_is_efault(attributed: Vm) -> None:
-    result = ioctl.call(attributed.fileno(), "KVM_SET_MEMORY_ATTRIBUTES", 0)
+    result = raw_ioctl(attributed, "KVM_SET_MEMORY_ATTRIBUTES", 0)
     assert result.errno_name == "EFAULT"
 
 
 @pytest.mark.scenario("attr.wrong_fd")
 def test_a_guest_memfd_does_not_take_the_vms_ioctl(typed_vm: Vm) -> None:
     with typed_vm.create_guest_memfd(PAGE_SIZE) as memfd:
-        result = ioctl.call(memfd.fileno(), "KVM_SET_MEMORY_ATTRIBUTES", 0)
+        result = raw_ioctl(memfd, "KVM_SET_MEMORY_ATTRIBUTES", 0)
         assert result.errno_name == "ENOTTY"
 
 
@@ -153,4 +153,4 @@ def test_without_in_place_conversion_the_file_has_no_attributes(typed_vm: Vm) ->
             again = memfd.try_.set_memory_attributes2(0, PAGE_SIZE, attributes)
             assert again.errno_name == "ENOTTY"
             assert again.written_back == (0,)
-        assert ioctl.call(memfd.fileno(), "KVM_SET_MEMORY_ATTRIBUTES2", 0).errno_name == "ENOTTY"
+        assert raw_ioctl(memfd, "KVM_SET_MEMORY_ATTRIBUTES2", 0).errno_name == "ENOTTY"

@@ -17,6 +17,7 @@ from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.raw import raw_ioctl
 from kvmharness.kvm.result import Result
 from kvmharness.suite.promised import hold
 
@@ -187,7 +188,7 @@ def test_padding_is_not_looked_at(plain_vm: Vm) -> None:
 @pytest.mark.scenario("gmem.bind.bad_pointer")
 def test_a_bad_pointer_is_efault(plain_vm: Vm) -> None:
     for address in (0, 2**64 - PAGE_SIZE):
-        result = ioctl.call(plain_vm.fileno(), "KVM_SET_USER_MEMORY_REGION2", address)
+        result = raw_ioctl(plain_vm, "KVM_SET_USER_MEMORY_REGION2", address)
         assert result.errno_name == "EFAULT"
 
 

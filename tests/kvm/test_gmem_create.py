@@ -13,6 +13,7 @@ from kvmharness import Kvm, Vm, VmType
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.raw import raw_ioctl
 from kvmharness.release import running_series
 
 pytestmark = pytest.mark.requires_cap("KVM_CAP_GUEST_MEMFD")
@@ -158,7 +159,7 @@ def test_the_fd_says_what_it_is(typed_vm: Vm) -> None:
 @pytest.mark.scenario("gmem.create.bad_pointer")
 def test_a_bad_pointer_is_efault(plain_vm: Vm) -> None:
     for address in (0, 1, 2**64 - PAGE_SIZE):
-        result = ioctl.call(plain_vm.fileno(), "KVM_CREATE_GUEST_MEMFD", address)
+        result = raw_ioctl(plain_vm, "KVM_CREATE_GUEST_MEMFD", address)
         assert result.errno_name == "EFAULT"
 
 

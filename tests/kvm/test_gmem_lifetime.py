@@ -127,7 +127,7 @@ def test_a_mapping_keeps_the_binding(machine_with: Callable[..., Machine]) -> No
         slot = machine.slots[SLOT]
         assert slot.guest_memfd is not None
         machine.write(GPA, b"mapped")
-        slot.guest_memfd.close()
+        slot.guest_memfd.close(let_go=True)
         assert checksum(machine)[0] == page_checksum(b"mapped".ljust(PAGE_SIZE, b"\0"))
         assert slot.mapping.read(0, 6) == b"mapped"
 
@@ -141,7 +141,7 @@ def test_closing_the_fd_alone_does_not_stop_a_running_guest(
         wait_until_it_ticks(machine)
         memfd = machine.slots[SLOT].guest_memfd
         assert memfd is not None
-        memfd.close()
+        memfd.close(let_go=True)
         machine.write(GPA, bytes(8))
         wait_until_it_ticks(machine)
         assert thread.running
@@ -156,8 +156,8 @@ def test_a_duplicate_of_the_fd_keeps_the_binding(machine_with: Callable[..., Mac
         machine.write(GPA, b"dup")
         copy = os.dup(slot.guest_memfd.fileno())
         try:
-            slot.guest_memfd.close()
-            slot.mapping.close()
+            slot.guest_memfd.close(let_go=True)
+            slot.mapping.close(let_go=True)
             assert checksum(machine)[0] == page_checksum(b"dup".ljust(PAGE_SIZE, b"\0"))
         finally:
             os.close(copy)
@@ -172,8 +172,8 @@ def test_without_file_and_mapping_the_slot_has_no_memory(
         slot = machine.slots[SLOT]
         assert slot.guest_memfd is not None
         checksum(machine)
-        slot.guest_memfd.close()
-        slot.mapping.close()
+        slot.guest_memfd.close(let_go=True)
+        slot.mapping.close(let_go=True)
         machine.enter("checksum", start=GPA, pages=1)
         run = machine.run()
         assert isinstance(run.exit, MemoryFaultExit)
@@ -198,8 +198,8 @@ def test_taking_the_memory_from_a_running_guest_stops_it(
         assert slot.guest_memfd is not None
         thread = machine.start(timeout=20)
         wait_until_it_ticks(machine)
-        slot.guest_memfd.close()
-        slot.mapping.close()
+        slot.guest_memfd.close(let_go=True)
+        slot.mapping.close(let_go=True)
         run = thread.join()
         assert isinstance(run.exit, MemoryFaultExit)
         assert (run.exit.errno, run.exit.gpa) == (errno.EFAULT, GPA)
@@ -243,12 +243,13 @@ def test_a_vcpu_runs_on_when_the_vm_fd_is_closed(machine_with: Callable[..., Mac
 
 def _closers(machine: Machine) -> dict[str, Callable[[], None]]:
     slot = machine.slots[SLOT]
-    assert slot.guest_memfd is not None
+    guest_memfd = slot.guest_memfd
+    assert guest_memfd is not None
     return {
         "vm": lambda: OwnedFd.close(machine),  # its own fd alone, not what the machine owns
         "vcpu": machine.vcpus[0].close,
-        "fd": slot.guest_memfd.close,
-        "mapping": slot.mapping.close,
+        "fd": lambda: guest_memfd.close(let_go=True),
+        "mapping": lambda: slot.mapping.close(let_go=True),
     }
 
 
@@ -338,7 +339,7 @@ def test_closing_the_file_while_its_slot_is_deleted(vm: Vm) -> None:
 
         def close(memfd: object = memfd, barrier: threading.Barrier = barrier) -> None:
             barrier.wait(10)
-            memfd.close()  # type: ignore[attr-defined]
+            memfd.close(let_go=True)  # type: ignore[attr-defined]
 
         thread = threading.Thread(target=close)
         thread.start()

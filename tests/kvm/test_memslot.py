@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmharness import Kvm, Machine, Vm, VmBuilder
+from kvmharness import HarnessError, Kvm, Machine, Vm, VmBuilder
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.exits import InternalErrorExit, MmioExit, ShutdownExit
 from kvmharness.kvm.ffi import lib
-from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.kvm.mapping import (
+    MAP_ANONYMOUS,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PAGE_SIZE,
+    Mapping,
+    map_memory,
+)
 from kvmharness.machine.payload import TOUCH_WRITE, pattern_page, touch_mark, touch_table
 from kvmharness.machine.running import VcpuThread
 
@@ -177,3 +185,49 @@ def test_a_write_to_a_read_only_slot_is_mmio(vm_builder: Callable[..., VmBuilder
         assert run.exit.data == touch_mark(GPA).to_bytes(8, "little")
         assert run.words[:2] == [GPA, 77]
         assert machine.read(GPA, 8) == (77).to_bytes(8, "little")
+
+
+def anonymous(size: int) -> Mapping:
+    return map_memory(size, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
+
+@pytest.mark.scenario("kvm.memslot.dirty_log_size")
+def test_the_dirty_log_of_a_large_slot_asked_for_by_a_page(vm: Vm) -> None:
+    """KVM writes 32 KiB of bitmap for 1 GiB, whatever the caller believes of the slot."""
+    with anonymous(1 << 30) as memory:
+        vm.set_user_memory_region(0, 0, memory.size, memory, LOG_DIRTY)
+        for _ in range(50):
+            assert vm.get_dirty_log(0, 1) == bytes(1 << 15)
+
+
+@pytest.mark.scenario("kvm.memslot.keeps_memory")
+def test_a_slot_keeps_memory_that_nobody_else_refers_to(
+    vm_builder: Callable[..., VmBuilder],
+) -> None:
+    """Collected, its address would be the next mapping's, and the guest's stores would go there."""
+    with vm_builder().memory(0, 1 << 20, "anonymous").payload("hello").build() as machine:
+
+        def give_memory() -> int:
+            memory = anonymous(2 * PAGE_SIZE)
+            machine.set_user_memory_region(9, GPA, memory.size, memory.address)
+            return memory.address
+
+        address = give_memory()
+        gc.collect()
+        others = [anonymous(2 * PAGE_SIZE) for _ in range(4)]
+        assert address not in [other.address for other in others]
+        machine.enter("pattern", start=GPA, pages=2, seed=3)
+        assert machine.run().status == 0
+        assert not any(any(other.read()) for other in others)
+        for other in others:
+            other.close()
+
+
+@pytest.mark.scenario("kvm.memslot.closed_under")
+def test_memory_is_not_closed_under_a_slot_unless_told(vm: Vm) -> None:
+    memory = anonymous(PAGE_SIZE)
+    vm.set_user_memory_region(3, GPA, memory.size, memory.address)
+    with pytest.raises(HarnessError, match=r"memslot 3 \(gpa 0x40000000\)"):
+        memory.close()
+    memory.close(let_go=True)
+    vm.set_user_memory_region(3, 0, 0, 0)

@@ -65,11 +65,13 @@ def test_in_gets_what_the_vmm_answers(exits: Callable[..., Machine], mode: str) 
 
 
 @pytest.mark.scenario("run.exit.io_in_surplus")
-def test_an_answer_longer_than_the_access_is_cut(exits: Callable[..., Machine]) -> None:
+def test_an_answer_longer_than_the_access_is_refused(exits: Callable[..., Machine]) -> None:
     with exits(ExitCase.PIO_IN, "long-cpl3", a0=0x777) as machine:
         run = machine.run()
         assert isinstance(run.exit, IoExit)
-        machine.vcpus[0].complete_io(run.exit, b"\1\2\3\4\5\6\7\x08")
+        with pytest.raises(ValueError, match="data has 4 bytes; 8 were given"):
+            machine.vcpus[0].complete_io(run.exit, b"\1\2\3\4\5\6\7\x08")
+        machine.vcpus[0].complete_io(run.exit, b"\1\2\3\4")
         assert go_on(machine).words == [0x04030201]
 
 

@@ -55,7 +55,11 @@ def test_what_the_call_knows_about_its_errors_comes_first() -> None:
 
 @pytest.mark.parametrize(
     ("fw_error", "name", "text"),
-    [(0, "", ", firmware error 0x0"), (0x16, "", "0x16"), (0x16, "INVALID_PARAM", "INVALID_PARAM")],
+    [
+        (0, "", ", with no firmware error"),
+        (0x16, "", "0x16"),
+        (0x16, "INVALID_PARAM", "INVALID_PARAM"),
+    ],
 )
 def test_the_firmwares_code_is_part_of_it(fw_error: int, name: str, text: str) -> None:
     error = KvmError(Result("KVM_X", -1, errno.EIO, fw_error=fw_error, fw_error_name=name))

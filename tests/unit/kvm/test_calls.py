@@ -6,13 +6,12 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kvmharness.errors import HarnessError, MissingCapability
-from kvmharness.kvm import ioctl
 from kvmharness.kvm.device import Device, get_device_attr_u64
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
@@ -26,75 +25,7 @@ from kvmharness.machine import builder
 from kvmharness.machine import machine as machine_module
 from kvmharness.machine.running import VcpuThread
 
-KVM_FD = 1001  # numbers that are no fd of this process: they reach the played kernel alone
-VM_FD = 1002
-DEVICE_FD = 1003
-MMAP_SIZE = 12288
-
-
-class PlayedKernel:
-    """Answers ioctls from a table by name; keeps the last one's fd and argument, decoded."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, int | Callable[[Any], int]] = {
-            "KVM_GET_VCPU_MMAP_SIZE": MMAP_SIZE,
-        }
-        self.fd = -1
-        self.name = ""
-        self.argument: Any = None
-        self._names = {
-            int(getattr(lib, name)): name
-            for name in dir(lib)
-            if name.startswith("KVM_") and isinstance(getattr(lib, name), int)
-            if getattr(lib, name) >> 8 & 0xFF == 0xAE
-        }
-
-    def issue(self, fd: int, request: int, argument: Any) -> int:
-        self.fd = fd
-        self.name = self._names[request]
-        self.argument = ioctl.decode(argument)
-        answer = self.answers.get(self.name, 0)
-        return answer(argument) if callable(answer) else answer
-
-
-@pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
-    played = PlayedKernel()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
-
-
-def disowned(thing: OwnedFd) -> None:
-    """Forget the number: it was never an fd of this process."""
-    thing._fd = -1
-
-
-@pytest.fixture
-def kvm(kernel: PlayedKernel) -> Iterator[Kvm]:
-    thing = Kvm(KVM_FD)
-    yield thing
-    disowned(thing)
-
-
-@pytest.fixture
-def vm(kernel: PlayedKernel) -> Iterator[Vm]:
-    thing = Vm(VM_FD, MMAP_SIZE, VmType.DEFAULT)
-    yield thing
-    disowned(thing)
-
-
-def mappable() -> int:
-    """Return an fd that can be mapped as a vCPU's can."""
-    fd = os.memfd_create("vcpu", os.MFD_CLOEXEC)
-    os.truncate(fd, MMAP_SIZE)
-    return fd
-
-
-@pytest.fixture
-def vcpu(kernel: PlayedKernel) -> Iterator[Vcpu]:
-    with Vcpu(mappable(), 3, MMAP_SIZE) as thing:
-        yield thing
-
+from .played import DEVICE_FD, MMAP_SIZE, VM_FD, PlayedKernel, disowned, mappable
 
 # ------------------------------------------------------------------ one call, one struct
 
@@ -243,7 +174,7 @@ def test_an_msr_filter_has_a_bitmap_for_each_range(kernel: PlayedKernel, vm: Vm)
     vm.set_msr_filter([(0x10, 9, 3), (0xC000_0080, 1, 1)], flags=1)
     assert seen == [(0x10, 9, 3, b"\0\0"), (0xC000_0080, 1, 1, b"\0")]
     assert kernel.argument["flags"] == 1
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="ranges: at most 16, not 17"):
         vm.set_msr_filter([(0, 1, 1)] * (lib.KVM_MSR_FILTER_MAX_RANGES + 1))
 
 
@@ -346,6 +277,17 @@ def test_a_missing_vm_type_has_a_reason(
         kvm.create_vm(vm_type)
     assert missing.value.what == f"VM type {vm_type.label}"
     assert ("KVM_CAP_VM_TYPES" in missing.value.reason) == (mask == 0)
+
+
+def test_a_number_that_is_no_vm_type_is_told_which_are(kernel: PlayedKernel, kvm: Kvm) -> None:
+    kernel.answers["KVM_CREATE_VM"] = -errno.EINVAL
+    with pytest.raises(KvmError, match="no VM type has the number 99: default 0, sw-protected 1"):
+        kvm.create_vm(99)
+    with pytest.raises(ValueError, match="unknown VM type 'sevsnp': one of default, sw-protected"):
+        kvm.create_vm("sevsnp")
+    kernel.answers["KVM_CHECK_EXTENSION"] = 0b10001
+    result = kvm.try_.create_vm("snp")
+    assert "VM type snp: kvm_amd offers no SEV-SNP here" in str(KvmError(result))
 
 
 @pytest.mark.parametrize(
@@ -480,12 +422,16 @@ def test_attributes_on_the_file_say_where_they_failed(kernel: PlayedKernel) -> N
 def test_device_attributes(kernel: PlayedKernel, kvm: Kvm) -> None:
     device = Device(DEVICE_FD)
     value = ffi.new("__u64 *", 5)
+    kernel.answers["KVM_SET_DEVICE_ATTR"] = lambda attribute: (
+        0 if ffi.cast("__u64 *", attribute.addr)[0] == 5 else -errno.EINVAL
+    )
     device.set_attr(1, 2, value)
-    address = int(ffi.cast("uintptr_t", value))
     assert (kernel.fd, kernel.name) == (DEVICE_FD, "KVM_SET_DEVICE_ATTR")
-    assert kernel.argument == {"flags": 0, "group": 1, "attr": 2, "addr": address}
-    device.get_attr(1, 2, value)
-    assert kernel.name == "KVM_GET_DEVICE_ATTR"
+    assert {key: kernel.argument[key] for key in ("flags", "group", "attr")} == {
+        "flags": 0,
+        "group": 1,
+        "attr": 2,
+    }
     kernel.answers["KVM_HAS_DEVICE_ATTR"] = -errno.ENXIO
     assert device.try_.has_attr(1, 2).errno_name == "ENXIO"
     disowned(device)
@@ -496,6 +442,10 @@ def test_device_attributes(kernel: PlayedKernel, kvm: Kvm) -> None:
 
     kernel.answers["KVM_GET_DEVICE_ATTR"] = fill
     assert get_device_attr_u64(kvm, 1, 0).value == 0x1234
+    device = Device(DEVICE_FD)
+    device.get_attr(1, 2, value)
+    assert value[0] == 0x1234
+    disowned(device)
 
 
 # ------------------------------------------------------------------ guest_memfd's system calls

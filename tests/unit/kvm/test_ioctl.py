@@ -374,3 +374,40 @@ def test_the_environment_variable_opens_a_trace_at_import(tmp_path: Path) -> Non
     environment = dict(os.environ, KVMHARNESS_TRACE=str(path))
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=30)
     assert json.loads(path.read_text())["errno"] == "ENOTTY"
+
+
+# ------------------------------------------------------------------ errors
+
+
+def test_an_error_says_what_the_call_was_given(played: Callable[[Kernel], None]) -> None:
+    played(lambda fd, request, argument: -errno.EINVAL)
+    region = ffi.new("struct kvm_userspace_memory_region2 *")
+    region.slot, region.memory_size, region.flags = 1, 0x3000, 4
+    with pytest.raises(KvmError, match=r"\); slot=1, flags=4, memory_size=0x3000$"):
+        ioctl.call(5, "KVM_SET_USER_MEMORY_REGION2", region).unwrap()
+    with pytest.raises(KvmError, match=r"\); argument=0x20$"):
+        ioctl.call(5, "KVM_CREATE_VCPU", 32).unwrap()
+    with pytest.raises(KvmError, match=r"this call\)$"):
+        ioctl.call(5, "KVM_CREATE_IRQCHIP").unwrap()
+    assert ioctl.call(5, "KVM_CREATE_VCPU", 3).with_value(None).arguments == "argument=0x3"
+
+
+def test_the_arguments_are_in_a_line() -> None:
+    brief = ioctl.brief
+    assert brief(ffi.new("struct kvm_irq_level *")) == "irq=0"
+    assert brief(ffi.new("struct kvm_enable_cap *", {"cap": 9, "args": [0, 16]})) == (
+        "cap=9, args[1]=0x10"
+    )
+    regs = ffi.new("struct kvm_regs *")
+    for name, _ in ffi.typeof("struct kvm_regs").fields:
+        setattr(regs, name, 1)
+    assert brief(regs).count("=") == 12
+    assert brief(regs).endswith(", ...")
+    for nothing in (None, ffi.NULL, ffi.cast("void *", 0x10), ffi.new("char[]", b"text")):
+        assert brief(nothing) == ""
+
+
+def test_success_of_the_firmware_is_not_called_an_error() -> None:
+    failed: Result[int] = Result("KVM_X", -1, errno.EIO, fw_error=0, fw_error_name="SUCCESS")
+    assert "SUCCESS" not in str(KvmError(failed))
+    assert "firmware error" not in str(KvmError(Result("KVM_X", -1, errno.EINVAL, fw_error=0)))

@@ -118,6 +118,48 @@ def test_other_failures_are_errors(vcpu: Vcpu, steps: list[Step], number: int) -
     assert failed.value.result.name == "KVM_RUN"
 
 
+def test_a_failure_says_where_the_guest_was_and_what_the_errno_means_here(
+    vcpu: Vcpu, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(fd: int, request: int, argument: Any) -> int:
+        if request == lib.KVM_GET_REGS:
+            argument.rip = 0x1234
+        elif request == lib.KVM_GET_SREGS:
+            argument.cs.base = 0xF0000
+        else:
+            assert request == lib.KVM_TRANSLATE
+            assert argument.linear_address == 0xF1234
+            argument.physical_address, argument.valid = 0x5234, 1
+        return 0
+
+    monkeypatch.setattr(ioctl, "_issue", answer)
+    steps.append(exits_with(lib.KVM_EXIT_IO, -errno.EFAULT))
+    with pytest.raises(KvmError) as failed:
+        vcpu.run(1)
+    assert str(failed.value) == (
+        "KVM_RUN failed: EFAULT (the guest touched a memslot whose memory the host can't reach: "
+        "unmapped, protected, cut off by the end of its file, or its guest_memfd is closed); "
+        "vCPU 0, rip 0x1234 (gpa 0x5234)"
+    )
+
+    def faulted(kvm_run: Any) -> int:
+        kvm_run.exit_reason = lib.KVM_EXIT_MEMORY_FAULT
+        kvm_run.memory_fault.gpa, kvm_run.memory_fault.size = 0x7000, 0x1000
+        return -errno.EIO
+
+    steps.append(faulted)
+    with pytest.raises(KvmError, match=r"the last fault at gpa 0x7000 \(size 0x1000\)"):
+        vcpu.run(1)
+
+
+def test_where_nothing_is_known_of_the_guest_the_vcpu_is_named(
+    vcpu: Vcpu, steps: list[Step]
+) -> None:
+    steps.append(-errno.EINVAL)  # and KVM_GET_REGS is ENOTTY on a file
+    with pytest.raises(KvmError, match=r"its launch is not finished .*; vCPU 0$"):
+        vcpu.run(1)
+
+
 # ------------------------------------------------------------------ kicks
 
 
@@ -217,9 +259,10 @@ def test_a_closed_vcpu_runs_no_more(vcpu: Vcpu, steps: list[Step]) -> None:
 def test_answers_go_where_the_kernel_reads_them(vcpu: Vcpu) -> None:
     run = vcpu.kvm_run
     io = IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 2, 2, b"", 4096)
-    vcpu.complete_io(io, b"123456")
-    assert vcpu._mapping.read(4096, 6) == b"1234\0\0"  # no more than the access takes
-    vcpu.complete_io(MmioExit(lib.KVM_EXIT_MMIO, False, 0, 8, b""), b"12345678999")
+    vcpu._mapping.write(4096, b"xxxxxx")
+    vcpu.complete_io(io, b"123")
+    assert vcpu._mapping.read(4096, 6) == b"123\0xx"  # padded, and no more than the access takes
+    vcpu.complete_io(MmioExit(lib.KVM_EXIT_MMIO, False, 0, 8, b""), b"12345678")
     assert bytes(run.mmio.data) == b"12345678"
     vcpu.complete_msr(0x1234)
     assert (run.msr.data, run.msr.error) == (0x1234, 0)

@@ -15,7 +15,15 @@ from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import CpuidEntry, Tdx, TdxCapabilities, TdxVcpu, cpuid2, cpuid_entries
+from kvmharness.launch.tdx import (
+    CpuidEntry,
+    Tdx,
+    TdxCapabilities,
+    TdxVcpu,
+    _read_entries,
+    cpuid2,
+    cpuid_entries,
+)
 
 VM_FD = 1002  # no fd of this process: it reaches the played KVM alone
 VCPU_FD = 1003
@@ -97,7 +105,7 @@ def test_init_vm_fills_the_struct(kvm: PlayedTdx, tdx: Tdx) -> None:
             mrownerconfig=bytes(ffi.buffer(data.mrownerconfig)),
             reserved=[int(word) for word in data.reserved],
             nent=int(data.cpuid.nent),
-            cpuid=cpuid_entries(data.cpuid),
+            cpuid=list(_read_entries(data.cpuid, data.cpuid.nent)),
         )
         return 0
 

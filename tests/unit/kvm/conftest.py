@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Objects of the binding on fds that are no KVM's, before a played kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kvmharness.kvm import ioctl
+from kvmharness.kvm.system import Kvm
+from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vm import Vm
+from kvmharness.kvm.vmtypes import VmType
+
+from .played import KVM_FD, MMAP_SIZE, VM_FD, PlayedKernel, disowned, mappable
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
+    played = PlayedKernel()
+    monkeypatch.setattr(ioctl, "_issue", played.issue)
+    return played
+
+
+@pytest.fixture
+def kvm(kernel: PlayedKernel) -> Iterator[Kvm]:
+    thing = Kvm(KVM_FD)
+    yield thing
+    disowned(thing)
+
+
+@pytest.fixture
+def vm(kernel: PlayedKernel) -> Iterator[Vm]:
+    thing = Vm(VM_FD, MMAP_SIZE, VmType.DEFAULT)
+    yield thing
+    disowned(thing)
+
+
+@pytest.fixture
+def vcpu(kernel: PlayedKernel) -> Iterator[Vcpu]:
+    with Vcpu(mappable(), 3, MMAP_SIZE) as thing:
+        yield thing
