@@ -66,7 +66,7 @@ setup() {
     flock 9
     wanted=$(cd "$top" && cat pyproject.toml setup.py cdefs/*.h cdefs/*.py | sha256sum | cut -c1-16)
     stamp=$venv/kvmharness-$wanted${extra:+-$extra}
-    if [ ! -e "$stamp" ] || ! "$venv/bin/python" -c 'import kvmharness._kvm' 2>/dev/null; then
+    if [ ! -e "$stamp" ] || ! "$venv/bin/python" -P -c 'import kvmharness._kvm' 2>/dev/null; then
         if [ ! -x "$venv/bin/python" ]; then
             setup_say "making ${venv#"$top"/} with $("$python" --version)"
             "$python" -m venv "$venv" || setup_fail "could not make a virtual environment"
