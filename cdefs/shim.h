@@ -87,6 +87,8 @@ static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
 	timer_t timer;
 	int64_t r;
 
+	if (!run)
+		return -EFAULT;
 	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_THREAD_ID;
@@ -126,6 +128,8 @@ static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
 /* Make the thread `tid` leave KVM_RUN, and its next KVM_RUN on this run page return at once. */
 static int kvmh_kick(struct kvm_run *run, int tid)
 {
+	if (!run)
+		return -EFAULT;
 	/* The thread may not have come to its first run: unhandled, the signal would end us. */
 	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
 	run->immediate_exit = 1;

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmharness.errors import KernelFault
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import pointer_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +151,20 @@ for _name in sorted(n for n in dir(lib) if n.startswith("KVM_EXIT_")):
         REASON_NAMES.setdefault(int(getattr(lib, _name)), _name)
 
 
-#: struct kvm_run and the page of port data behind it, which every kernel maps.
-_RUN_BYTES = 2 * 4096
+_run = pointer_to("kvm_run")
 
 
-def read_exit(run: Any, errno: int = 0, size: int = _RUN_BYTES) -> Exit:
+def read_exit(run: Any, errno: int = 0, size: int | None = None) -> Exit:
     """Decode `run` (struct kvm_run *) after a KVM_RUN that returned 0, or failed with `errno`.
 
-    `size` is how many bytes are mapped; KernelFault for an exit whose data lies beyond.
+    `size` is how many bytes are mapped from there, by default the struct's own: the data of a port
+    lies behind it. KernelFault for an exit whose data lies beyond.
     """
+    return exit_of(_run(run), errno, ffi.sizeof("struct kvm_run") if size is None else size)
+
+
+def exit_of(run: Any, errno: int, size: int) -> Exit:
+    """As read_exit(), for a run page that is known to be one: the caller's hot path."""
     reason = int(run.exit_reason)
     if reason == lib.KVM_EXIT_IO:
         io = run.io

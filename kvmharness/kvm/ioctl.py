@@ -168,6 +168,8 @@ def _check(name: str, request: int, argument: Any) -> None:
         return
     if not isinstance(argument, ffi.CData):
         raise TypeError(f"{name} takes a C struct or a number, not {type(argument).__name__}")
+    if not argument:  # and none of its fields can be looked at
+        raise TypeError(f"{name} takes a struct, not NULL; kvm.raw passes an address")
     kind = ffi.typeof(argument)
     if (name, kind) not in _fitting:
         _check_size(name, request, argument, kind)

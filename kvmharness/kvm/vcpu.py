@@ -11,7 +11,7 @@ from typing import Any
 
 from kvmharness.errors import HarnessError, KernelFault, RunTimeout
 from kvmharness.kvm import ioctl
-from kvmharness.kvm.exits import Exit, InterruptedExit, IoExit, MmioExit, read_exit
+from kvmharness.kvm.exits import Exit, InterruptedExit, IoExit, MmioExit, exit_of
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, u64
@@ -228,7 +228,7 @@ class Vcpu(OwnedFd):
                 left = deadline - time.monotonic_ns()
                 ret = ioctl.run(self.fileno(), kvm_run, min(left, _SLICE_NS))
                 if ret >= 0:
-                    return read_exit(kvm_run, size=self._mapping.size)
+                    return exit_of(kvm_run, 0, self._mapping.size)
                 number = -ret
                 if number in (errno.EINTR, errno.ETIME):
                     if self._take_kick():
@@ -238,7 +238,7 @@ class Vcpu(OwnedFd):
                     continue
                 fault = kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
                 if number in _FAULT_ERRNOS and fault:
-                    return read_exit(kvm_run, number)
+                    return exit_of(kvm_run, number, self._mapping.size)
                 raise self._run_failed(number)
         finally:
             with self._lock:

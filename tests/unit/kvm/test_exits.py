@@ -46,6 +46,10 @@ def port_data(run: Any, data: bytes) -> None:
     ffi.memmove(ffi.cast("char *", run) + IO_DATA, data, len(data))
 
 
+def decoded(run: Any, number: int = 0) -> Exit:
+    return read_exit(run, number, 2 * 4096)
+
+
 def fill_io(run: Any, direction: int, size: int, count: int) -> None:
     run.exit_reason = lib.KVM_EXIT_IO
     run.io.direction = direction
@@ -59,13 +63,13 @@ def test_out(run: Any) -> None:
     fill_io(run, lib.KVM_EXIT_IO_OUT, 2, 3)
     port_data(run, b"abcdef")
     wanted = IoExit(lib.KVM_EXIT_IO, True, 0x3F8, 2, 3, b"abcdef", IO_DATA)
-    assert read_exit(run) == wanted
-    assert read_exit(run).name == "KVM_EXIT_IO"
+    assert decoded(run) == wanted
+    assert decoded(run).name == "KVM_EXIT_IO"
 
 
 def test_in_has_no_data_yet(run: Any) -> None:
     fill_io(run, lib.KVM_EXIT_IO_IN, 4, 1)
-    assert read_exit(run) == IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 4, 1, b"", IO_DATA)
+    assert decoded(run) == IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 4, 1, b"", IO_DATA)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -76,9 +80,9 @@ def test_mmio(run: Any, size: int) -> None:
     ffi.buffer(run.mmio.data)[:] = b"12345678"
     run.mmio.is_write = 1
     data = b"12345678"[:size]
-    assert read_exit(run) == MmioExit(lib.KVM_EXIT_MMIO, True, 0xFFFF_FFFF_F000, size, data)
+    assert decoded(run) == MmioExit(lib.KVM_EXIT_MMIO, True, 0xFFFF_FFFF_F000, size, data)
     run.mmio.is_write = 0
-    assert read_exit(run) == MmioExit(lib.KVM_EXIT_MMIO, False, 0xFFFF_FFFF_F000, size, b"")
+    assert decoded(run) == MmioExit(lib.KVM_EXIT_MMIO, False, 0xFFFF_FFFF_F000, size, b"")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_mmio(run: Any, size: int) -> None:
 )
 def test_exits_without_data(run: Any, reason: int, kind: type[Exit]) -> None:
     run.exit_reason = reason
-    exit_ = read_exit(run)
+    exit_ = decoded(run)
     assert type(exit_) is kind
     assert exit_ == kind(reason)
 
@@ -100,7 +104,7 @@ def test_fail_entry(run: Any) -> None:
     run.exit_reason = lib.KVM_EXIT_FAIL_ENTRY
     run.fail_entry.hardware_entry_failure_reason = 0x8000_0021
     run.fail_entry.cpu = 5
-    assert read_exit(run) == FailEntryExit(lib.KVM_EXIT_FAIL_ENTRY, 0x8000_0021, 5)
+    assert decoded(run) == FailEntryExit(lib.KVM_EXIT_FAIL_ENTRY, 0x8000_0021, 5)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (2, 2), (16, 16), (1000, 16)])
@@ -111,7 +115,7 @@ def test_internal_error(run: Any, count: int, shown: int) -> None:
     for index in range(16):
         run.internal.data[index] = 100 + index
     wanted = tuple(range(100, 100 + shown))
-    assert read_exit(run) == InternalErrorExit(lib.KVM_EXIT_INTERNAL_ERROR, 1, wanted)
+    assert decoded(run) == InternalErrorExit(lib.KVM_EXIT_INTERNAL_ERROR, 1, wanted)
 
 
 @pytest.mark.parametrize("number", [errno.EFAULT, 133])
@@ -120,14 +124,14 @@ def test_memory_fault(run: Any, number: int) -> None:
     run.memory_fault.flags = lib.KVM_MEMORY_EXIT_FLAG_PRIVATE
     run.memory_fault.gpa = 1 << 40
     run.memory_fault.size = 4096
-    exit_ = read_exit(run, number)
+    exit_ = decoded(run, number)
     assert exit_ == MemoryFaultExit(
         lib.KVM_EXIT_MEMORY_FAULT, lib.KVM_MEMORY_EXIT_FLAG_PRIVATE, 1 << 40, 4096, number
     )
     assert isinstance(exit_, MemoryFaultExit)
     assert exit_.wants_private
     run.memory_fault.flags = 0
-    again = read_exit(run, number)
+    again = decoded(run, number)
     assert isinstance(again, MemoryFaultExit)
     assert not again.wants_private
 
@@ -139,7 +143,7 @@ def test_hypercall(run: Any) -> None:
         run.hypercall.args[index] = index + 2**63
     run.hypercall.flags = 1
     arguments = tuple(index + 2**63 for index in range(6))
-    assert read_exit(run) == HypercallExit(lib.KVM_EXIT_HYPERCALL, 12, arguments, 1)
+    assert decoded(run) == HypercallExit(lib.KVM_EXIT_HYPERCALL, 12, arguments, 1)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (16, 16), (99, 16)])
@@ -152,7 +156,7 @@ def test_system_event(run: Any, count: int, shown: int) -> None:
     wanted = SystemEventExit(
         lib.KVM_EXIT_SYSTEM_EVENT, lib.KVM_SYSTEM_EVENT_SEV_TERM, tuple(range(shown))
     )
-    assert read_exit(run) == wanted
+    assert decoded(run) == wanted
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_msr(run: Any, reason: int, is_write: bool) -> None:
     run.msr.data = 2**64 - 1
     run.msr.reason = lib.KVM_MSR_EXIT_REASON_FILTER
     wanted = MsrExit(reason, is_write, 0xC000_0080, 2**64 - 1, lib.KVM_MSR_EXIT_REASON_FILTER)
-    assert read_exit(run) == wanted
+    assert decoded(run) == wanted
 
 
 def test_debug(run: Any) -> None:
@@ -173,7 +177,7 @@ def test_debug(run: Any) -> None:
     run.debug.arch.pc = 0x1_0000
     run.debug.arch.dr6 = 0x4000
     run.debug.arch.dr7 = 0x400
-    assert read_exit(run) == DebugExit(lib.KVM_EXIT_DEBUG, 1, 0x1_0000, 0x4000, 0x400)
+    assert decoded(run) == DebugExit(lib.KVM_EXIT_DEBUG, 1, 0x1_0000, 0x4000, 0x400)
 
 
 @pytest.mark.parametrize("reason", [lib.KVM_EXIT_DIRTY_RING_FULL, lib.KVM_EXIT_NOTIFY, 9999])
@@ -181,7 +185,7 @@ def test_another_reason_is_unknown_and_shows_its_bytes(run: Any, reason: int) ->
     run.exit_reason = reason
     start = ffi.cast("char *", ffi.addressof(run, "io"))
     ffi.memmove(start, b"first bytes", 11)
-    exit_ = read_exit(run)
+    exit_ = decoded(run)
     assert isinstance(exit_, UnknownExit)
     assert exit_.reason == reason
     assert exit_.raw == b"first bytes".ljust(256, b"\xee")
@@ -205,4 +209,4 @@ def test_every_constant_of_a_reason_has_its_name() -> None:
 
 def test_exits_compare_and_can_be_kept_in_sets(run: Any) -> None:
     run.exit_reason = lib.KVM_EXIT_HLT
-    assert len({read_exit(run), read_exit(run)}) == 1
+    assert len({decoded(run), decoded(run)}) == 1
