@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -158,12 +158,16 @@ def run(
         except (KeyboardInterrupt, SystemExit) as error:
             results += [_never_begun(place) for place in places[len(results) :]]
             ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code
-            _write(reports, results, int(ended or 0), kcidb_build)
-            click.echo(f"kvmharness: {_cut_short(error, results, list(reports))}", err=True)
+            wrong = _write(reports, results, int(ended or 0), kcidb_build)
+            said = [_cut_short(error, results, list(reports)), *wrong]
+            click.echo(f"kvmharness: {'; '.join(said)}", err=True)
             raise SystemExit(ended) from None
         status = result.status(results)
-        _write(reports, results, status, kcidb_build)
-    return _tell(out, results, status, verbose)
+        wrong = _write(reports, results, status, kcidb_build)
+    _tell(out, results, status, verbose)
+    if wrong:
+        raise HarnessError("; ".join(wrong))
+    return status
 
 
 # ------------------------------------------------------------------ the request
@@ -317,17 +321,24 @@ def _write(
     results: Sequence[HostResult],
     status: int,
     kcidb_build: str | None,
-) -> None:
+) -> list[str]:
+    """Write each report that can be written; return why the others can't."""
     from kvmharness.report import json_report, junit, kcidb, ktap
 
-    if "ktap" in reports:
-        reports["ktap"].write(ktap.render(results))
-    if "junit" in reports:
-        reports["junit"].write(junit.render(results))
-    if "json" in reports:
-        reports["json"].write(json_report.render(results, status))
-    if "kcidb" in reports:
-        reports["kcidb"].write(kcidb.render(results, kcidb_build))
+    renderings: dict[str, Callable[[], str]] = {
+        "ktap": lambda: ktap.render(results),
+        "junit": lambda: junit.render(results),
+        "json": lambda: json_report.render(results, status),
+        "kcidb": lambda: kcidb.render(results, kcidb_build),
+    }
+    wrong = []
+    for name, report in reports.items():
+        try:
+            report.write(renderings[name]())
+        except (OSError, HarnessError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            wrong.append(f"can't write the {name} report to {report.name}: {said}")
+    return wrong
 
 
 def _cut_short(error: BaseException, results: Sequence[HostResult], files: Sequence[str]) -> str:
@@ -339,15 +350,14 @@ def _cut_short(error: BaseException, results: Sequence[HostResult], files: Seque
     return f"{how}: {not_run} of {planned} tests did not run{written}"
 
 
-def _tell(console: Console, results: Sequence[HostResult], status: int, verbose: bool) -> int:
+def _tell(console: Console, results: Sequence[HostResult], status: int, verbose: bool) -> None:
     from kvmharness.report import terminal
 
     records = [record for result in results for record in result.records]
     if len(records) == 1 and records[0].is_of_host and not records[0].report:
         # The only host was not to be had: that is one line, not a table of zeros.
         click.echo(f"kvmharness: {records[0].reason}", err=True)
-        return status
+        return
     terminal.show(console, results, verbose)
     if status == exit_status.NOTHING_RAN:
         console.print("nothing could run")
-    return status

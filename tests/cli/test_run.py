@@ -172,6 +172,20 @@ def test_dash_x_stops_and_says_what_was_not_run(make_suite: MakeSuite) -> None:
     }
 
 
+def test_a_report_that_can_not_be_written_takes_no_other_with_it(
+    make_suite: MakeSuite, tmp_path: Path
+) -> None:
+    json_file = tmp_path / "json"
+    suite = make_suite("def test_a(): pass")
+    ended = kvmharness("run", "--ktap", "/dev/full", "--json", str(json_file), suite=suite)
+    assert ended.status == 1
+    assert ended.line == (
+        "kvmharness: can't write the ktap report to /dev/full: No space left on device"
+    )
+    assert report(json_file)["summary"]["passed"] == 1
+    assert "native" in ended.out  # the summary is shown all the same
+
+
 @pytest.mark.parametrize(
     ("number", "said"), [(errno.EACCES, "permission denied"), (errno.ENOENT, "no KVM")]
 )
