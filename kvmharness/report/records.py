@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from kvmharness.labels import HostLabel
@@ -107,26 +106,6 @@ class RecordWriter:
         # default=str: what a test attaches may be a Path, an enum or bytes.
         self._file.write(json.dumps(value, default=str) + "\n")
         self._file.flush()
-
-
-class RecordReader:
-    """Reads along while a file grows; half a line is left for the next time."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._position = 0
-
-    def read(self) -> list[Record | dict[str, Any]]:
-        """Return the records and events since the last call."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._position)
-                text = file.read()
-        except FileNotFoundError:
-            return []
-        whole = text[: text.rfind(b"\n") + 1]
-        self._position += len(whole)
-        return [parsed for line in whole.splitlines() if (parsed := parse(line)) is not None]
 
 
 def parse(line: str | bytes) -> Record | dict[str, Any] | None:
