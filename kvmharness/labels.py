@@ -6,12 +6,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from kvmharness import host_kinds
+from kvmharness.host_kinds import NATIVE
+
 #: Set by an emulated host for everything that runs inside it: its kind, such as ``emulated-snp``.
 HOST_VARIABLE = "KVMHARNESS_HOST"
-NATIVE = "native"
-
-#: The modules that stand in for silicon: where one is loaded nothing is native, whatever is said.
-_STAND_INS = {"snp_standin": "emulated-snp", "tdx_standin": "emulated-tdx"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,11 @@ def current() -> HostLabel:
     """Return the label of the host this process runs on."""
     kind = os.environ.get(HOST_VARIABLE) or NATIVE
     if kind == NATIVE:
-        loaded = (k for module, k in _STAND_INS.items() if os.path.exists(f"/sys/module/{module}"))
+        # Where a stand-in is loaded nothing is native, whatever is said.
+        loaded = (
+            emulated.name
+            for emulated in host_kinds.EMULATED.values()
+            if os.path.exists(f"/sys/module/{emulated.standin}")
+        )
         kind = next(loaded, NATIVE)
     return HostLabel(kind, os.uname().release)

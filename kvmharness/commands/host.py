@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvmharness import host_kinds
+
 if TYPE_CHECKING:
     from kvmharness.hosts.emulated import EmulatedHost
     from kvmharness.hosts.host import HostRun
 
 #: For ``git bisect run``: this commit can't be tested.
 BISECT_SKIP = 125
-_KINDS = ["emulated-snp", "emulated-tdx"]
+_KINDS = tuple(host_kinds.EMULATED)
 
 
 def _kernel_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--kernel",
         metavar="SERIES|newest|PATH",
-        default="7.3",
+        default=host_kinds.DEFAULT_KERNEL,
         show_default=True,
         help="A series of Debian's archive, the newest there, or a kernel build tree.",
     )(command)
@@ -108,7 +110,7 @@ def list_(as_json: bool) -> None:
         ready = ", ".join(row["standins"]) or "no stand-in built yet"
         click.echo(f"{row['kernel']:28} {_megabytes(row['bytes'])}  {row['origin']}  ({ready})")
     if not rows:
-        click.echo("no kernel is cached; kvmharness host prepare emulated-snp fetches one")
+        click.echo(f"no kernel is cached; kvmharness host prepare {_KINDS[0]} fetches one")
     click.echo(f"cache: {root}, {_megabytes(shown['bytes']).strip()} with QEMU and build tools")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmharness import exit_status, labels
+from kvmharness import exit_status, host_kinds
 from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kvmharness.report.output import ReportFile
     from kvmharness.scenarios.engine import Scenario
 
-#: Which emulated host observes scenarios of a VM type; the default type runs on any.
-_HOSTS = {"snp": "emulated-snp", "tdx": "emulated-tdx", "default": "emulated-snp"}
+#: The VM types that have scenarios.
+_VM_TYPES = ("default", *(kind.vm_type for kind in host_kinds.EMULATED.values()))
 _EMULATED = "emulated"
 
 
@@ -37,7 +37,7 @@ _EMULATED = "emulated"
 )
 @click.option(
     "--vm-type",
-    type=click.Choice(sorted(_HOSTS)),
+    type=click.Choice(_VM_TYPES),
     default="snp",
     show_default=True,
     help="Whose scenarios.",
@@ -135,24 +135,23 @@ def _observed(
 
 
 def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:
-    from kvmharness.hosts import emulated
     from kvmharness.kernels import kernels as known_kernels
     from kvmharness.matrix.collect import Place
 
-    kind = _HOSTS[vm_type.label]
+    kind = host_kinds.for_vm_type(vm_type.label).name
     places: list[Place] = []
     for host in dict.fromkeys(hosts or (_EMULATED,)):
-        if host == labels.NATIVE:
+        if host == host_kinds.NATIVE:
             places.append(Place(host))
         elif host in (_EMULATED, kind):
-            for kernel in dict.fromkeys(kernels or (emulated.DEFAULT_KERNEL,)):
+            for kernel in dict.fromkeys(kernels or (host_kinds.DEFAULT_KERNEL,)):
                 known_kernels.validate(kernel)
                 places.append(Place(kind, kernel))
         else:
             raise UsageError(
                 f"--host {host}: {vm_type.label} scenarios are observed on native or {kind}"
             )
-    if kernels and all(place.kind == labels.NATIVE for place in places):
+    if kernels and all(place.kind == host_kinds.NATIVE for place in places):
         raise UsageError("--kernel is for emulated hosts; give --host emulated as well")
     return places
 

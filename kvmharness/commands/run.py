@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
-from kvmharness import exit_status, labels
+from kvmharness import exit_status, host_kinds, labels
 from kvmharness.commands.trace import start_trace
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 from kvmharness.exit_status import INTERRUPTED
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from kvmharness.suite.run import Request
 
 ALL = "all"
-
-#: What runs where no selection is given: the host's own purpose.
-_EMULATED_SUITE = {"emulated-snp": "snp", "emulated-tdx": "tdx"}
 
 
 class _PassThrough(click.Command):
@@ -50,7 +47,9 @@ class _PassThrough(click.Command):
     "hosts",
     multiple=True,
     metavar="KIND",
-    help="Where to run: native (the default), emulated-snp, ..., or all. Repeatable.",
+    help=f"Where to run: {', '.join(host_kinds.NAMES)} or {ALL}. Repeatable.",
+    default=(host_kinds.NATIVE,),
+    show_default=True,
 )
 @click.option(
     "--kernel",
@@ -199,23 +198,22 @@ class _Place:
 
 
 def _places(hosts: Sequence[str], kernels: Sequence[str], smp: int | None) -> Iterator[_Place]:
-    from kvmharness.hosts import emulated
-
-    known = (labels.NATIVE, *emulated.KINDS)
+    known = (*host_kinds.NAMES, ALL)
     wanted: list[str] = []
-    for kind in hosts or (labels.NATIVE,):
-        if kind not in (*known, ALL):
-            raise UsageError(f"--host {kind}: no such host; there are: {', '.join(known)}, {ALL}")
-        wanted += known if kind == ALL else [kind]
+    for kind in hosts:
+        if kind not in known:
+            raise UsageError(f"--host {kind}: no such host; there are: {', '.join(known)}")
+        wanted += host_kinds.NAMES if kind == ALL else [kind]
     wanted = list(dict.fromkeys(wanted))
     for option, given in (("--kernel", kernels), ("--smp", smp)):
-        if given and wanted == [labels.NATIVE]:
-            raise UsageError(f"{option} is for emulated hosts; give --host emulated-snp as well")
+        if given and wanted == [host_kinds.NATIVE]:
+            example = next(iter(host_kinds.EMULATED))
+            raise UsageError(f"{option} is for emulated hosts; give --host {example} as well")
     for kind in wanted:
-        if kind == labels.NATIVE:
+        if kind == host_kinds.NATIVE:
             yield _Place(kind)
         else:
-            for kernel in kernels or (emulated.DEFAULT_KERNEL,):
+            for kernel in kernels or (host_kinds.DEFAULT_KERNEL,):
                 yield _Place(kind, kernel, smp)
 
 
@@ -257,21 +255,16 @@ def _run_at(
     except HarnessError as error:
         results.append(_absent_record(place, "error", str(error)))
         return
-    if place.kind in _EMULATED_SUITE and not request.select:
-        request = _replace_select(request, (_EMULATED_SUITE[place.kind],))
+    if place.kind in host_kinds.EMULATED and not request.select:
+        # Where no selection is given: the host's own purpose.
+        request = replace(request, select=(host_kinds.EMULATED[place.kind].vm_type,))
     results.append(HostResult(label, host.facts))
     with RunProgress(console, label, verbose) as progress:
         run_suite(host, request, results[-1], progress)
 
 
-def _replace_select(request: Request, select: tuple[str, ...]) -> Request:
-    from dataclasses import replace
-
-    return replace(request, select=select)
-
-
 def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
-    if place.kind == labels.NATIVE:
+    if place.kind == host_kinds.NATIVE:
         from kvmharness.hosts.native import NativeHost
         from kvmharness.kvm.system import Kvm
 
@@ -287,9 +280,10 @@ def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
 
 def _absent(place: _Place, request: Request, error: MissingCapability) -> HostResult:
     """Return the result of a host that can't be had: failed if what it is for was required."""
-    wanted = {_EMULATED_SUITE.get(place.kind, "kvm")}
-    if place.kind == labels.NATIVE:
-        wanted |= set(request.require)  # no /dev/kvm, nothing of what needs it
+    if place.kind == host_kinds.NATIVE:
+        wanted = {"kvm", *request.require}  # no /dev/kvm, nothing of what needs it
+    else:
+        wanted = {host_kinds.EMULATED[place.kind].vm_type}
     missing = sorted(wanted & set(request.require))
     reason = str(error)
     if missing:
@@ -307,7 +301,7 @@ def _absent_record(place: _Place, outcome: Outcome, reason: str, cause: Cause = 
 
     label = (
         labels.current()
-        if place.kind == labels.NATIVE
+        if place.kind == host_kinds.NATIVE
         else labels.HostLabel(place.kind, place.kernel or "?")
     )
     return HostResult(label, {}, [Record.of_host(label, outcome, reason=reason, cause=cause)])

@@ -36,7 +36,10 @@ class HostRun:
     detail: str = ""  # one line: what went wrong
     stdout: bytes = b""  # empty when a callback took the output
     stderr: bytes = b""
-    console_tail: str = ""  # the guest's last console lines
+    #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
+    console: str = ""
+    #: Where the command did not end by itself: the console's last lines, and what QEMU said.
+    console_tail: str = ""
     #: Guest seconds since its kernel started, at "up", "modules", "ready" and "exit".
     milestones: Mapping[str, float] = field(default_factory=dict)
 
@@ -82,8 +85,12 @@ class Host(Protocol):
         """Run `argv` for at most `timeout` seconds. Files below `writable` reach the caller."""
 
 
+def printable(console: bytes) -> str:
+    """Return what a console said as text, without carriage returns and control codes."""
+    text = console.decode("utf-8", "replace")
+    return "".join(c for c in text if c in "\n\t" or c.isprintable())
+
+
 def tail(console: bytes, lines: int = TAIL_LINES) -> str:
-    """Return the last lines of a console as text, without carriage returns and control codes."""
-    text = console.decode("utf-8", "replace").replace("\r", "")
-    printable = "".join(c for c in text if c in "\n\t" or c.isprintable())
-    return "\n".join(printable.rstrip("\n").split("\n")[-lines:])
+    """Return the last lines of a console as text."""
+    return "\n".join(printable(console).rstrip("\n").split("\n")[-lines:])

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from kvmharness import process
+from kvmharness.host_kinds import NATIVE
 from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.labels import HOST_VARIABLE
 
 
 class NativeHost:
@@ -22,7 +24,7 @@ class NativeHost:
     @property
     def facts(self) -> Mapping[str, object]:
         """Kind, kernel release, and that nothing is emulated."""
-        return {"kind": "native", "emulated": False, "kernel": os.uname().release}
+        return {"kind": NATIVE, "emulated": False, "kernel": os.uname().release}
 
     def run(
         self,
@@ -51,7 +53,7 @@ class NativeHost:
             with process.child(
                 argv,
                 cwd=cwd,
-                env={**os.environ, **(env or {}), "KVMHARNESS_HOST": "native"},
+                env={**os.environ, **(env or {}), HOST_VARIABLE: NATIVE},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The QEMU that emulated hosts run on, and its command line."""
+"""The QEMU that emulated hosts run on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from kvmharness import process, progress
 from kvmharness.errors import MissingCapability
@@ -71,48 +69,3 @@ def _own(program: str) -> Qemu:
     if (int(found[1]), int(found[2])) < OLDEST:
         raise MissingCapability("QEMU", f"{program} is {found[0]}; 8.1 or newer is needed")
     return Qemu((program,), found[0].removeprefix("version "))
-
-
-@dataclass(frozen=True)
-class Share:
-    """A folder of the caller's machine given to the guest over 9p."""
-
-    tag: str
-    path: Path
-    readonly: bool
-
-
-def command_line(
-    qemu: Qemu,
-    *,
-    kernel: Path,
-    initramfs: Path,
-    append: str,
-    cpu: str,
-    smp: int,
-    memory: int,
-    shares: Sequence[Share],
-    console: str,
-    ports: Sequence[str],
-) -> list[str]:
-    """Return the argv of a machine.
-
-    `memory` in MiB. `console` and each of `ports` (virtio-serial ports nr 1, 2, ...) are the
-    backends of character devices: ``stdio``, or ``file,path=/dev/fd/N``.
-    """
-    argv = [*qemu.argv, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
-    argv += ["-machine", "q35,accel=tcg,usb=off,smm=off,vmport=off,i8042=off,hpet=off", "-cpu", cpu]
-    argv += ["-smp", str(smp), "-m", f"{memory}M"]
-    argv += ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", append]
-    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x01"]
-    argv += ["-chardev", f"{console},id=console", "-serial", "chardev:console"]
-    argv += ["-device", "virtio-serial-pci"]
-    for number, backend in enumerate(ports, start=1):
-        argv += ["-chardev", f"{backend},id=port{number}"]
-        argv += ["-device", f"virtserialport,chardev=port{number},nr={number}"]
-    for share in shares:
-        # A comma in a value is written twice (QEMU's option syntax).
-        path = str(share.path).replace(",", ",,")
-        option = f"local,path={path},mount_tag={share.tag},security_model=none,multidevs=remap"
-        argv += ["-virtfs", option + (",readonly=on" if share.readonly else "")]
-    return argv

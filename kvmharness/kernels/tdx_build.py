@@ -31,14 +31,9 @@ _RECIPE = "1"
 def build_kvm_intel(standin: ModuleSource, kernel: kernels.Kernel) -> Path:
     """Return kvm-intel.ko for `kernel`, from the cache if nothing that goes into it has changed.
 
-    Raises MissingCapability where the source or the headers can't be had, BuildFailed.
+    `kernel` is a packaged one, with its headers. Raises MissingCapability where its source can't be
+    had, BuildFailed.
     """
-    if kernel.tree is not None:
-        raise MissingCapability(
-            "emulated-tdx", "it takes a packaged kernel (--kernel 7.3), not a build tree"
-        )
-    if not kernel.headers:
-        raise MissingCapability(f"kernel {kernel.release}", "its headers are not packaged")
     folder = kernels.folder_of(kernel.release)
     symbols = _exported(standin)
     key = hashlib.sha256((_RECIPE + symbols + _fixup(standin)).encode()).hexdigest()[:16]
@@ -104,8 +99,8 @@ def _source(kernel: kernels.Kernel, final: Path) -> Path:
         debs = packages.fetch([wanted], suite=facts["suite"])
     except packages.PackageUnavailable as failure:
         raise MissingCapability(
-            f"emulated-tdx on {kernel.release}",
-            f"{failure}; `kvmharness host prepare emulated-tdx --update` takes a newer release",
+            f"TDX on {kernel.release}",
+            f"{failure}; `kvmharness host prepare` with --update takes a newer release",
         ) from failure
     with cache.staging("source") as stage:
         with progress.step(f"unpacking KVM's source out of {debs[0].name}"):

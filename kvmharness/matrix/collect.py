@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvmharness import labels, progress, resources
 from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.host_kinds import NATIVE
 from kvmharness.hosts.host import Host
 from kvmharness.hosts.supervise import Job, supervise
-from kvmharness.labels import NATIVE, HostLabel
+from kvmharness.labels import HostLabel
 from kvmharness.matrix.model import CRASH, ERROR, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
 from kvmharness.report.records import Record

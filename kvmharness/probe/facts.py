@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvmharness import labels
+from kvmharness import host_kinds, labels
 from kvmharness.errors import HarnessError, MissingCapability
 
 if TYPE_CHECKING:
@@ -63,10 +63,6 @@ CPU_FLAGS = (
     "tdx_guest",
     "hypervisor",
 )
-
-#: The stand-in behind an emulated TDX host serves TDs alone: any other VM would make its kernel
-#: execute VMX instructions that nothing answers.
-_TYPES_SAFE_ON = {"emulated-tdx": ("tdx",)}
 
 #: The guest_memfd flags that are tried, besides none.
 _MEMFD_FLAGS = {"MMAP": 1, "INIT_SHARED": 2}
@@ -218,7 +214,8 @@ def _open_kvm_facts(kvm: Kvm, host_kind: str) -> dict[str, Any]:
     from kvmharness.kvm.vmtypes import VmType
 
     types = sorted(kvm.vm_types())
-    safe = _TYPES_SAFE_ON.get(host_kind)
+    emulated = host_kinds.EMULATED.get(host_kind)
+    safe = None if emulated is None else emulated.serves
     return {
         "api_version": kvm.get_api_version(),
         "vcpu_mmap_bytes": kvm.vcpu_mmap_size,
@@ -330,20 +327,25 @@ def tdx_facts() -> dict[str, Any]:
 
 
 def emulation_facts() -> dict[str, Any]:
-    """Which emulated hosts there can be, and what is ready or can be fetched for them."""
+    """Which cached kernels can be booted as which kind of host, and whether more can be fetched.
+
+    By kind and release, why one can't (None: it can). What is not built yet is built on first use.
+    """
     import shutil
 
-    from kvmharness.hosts import emulated
+    from kvmharness.hosts import suitable
     from kvmharness.kernels import kernels
 
     try:
-        cached = [kernel.release for kernel in kernels.cached()]
+        cached = kernels.cached()
     except HarnessError as error:
-        return {"kinds": [], "reason": str(error), "cached_kernels": [], "can_fetch": False}
+        return {"reason": str(error), "kernels": {}, "can_fetch": False}
     return {
-        "kinds": sorted(emulated.KINDS),
         "reason": None,
-        "cached_kernels": cached,
+        "kernels": {
+            name: {kernel.release: suitable.why_not(kind, kernel) for kernel in cached}
+            for name, kind in host_kinds.EMULATED.items()
+        },
         "can_fetch": all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))),
     }
 

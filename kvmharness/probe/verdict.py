@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kvmharness.release import parse_series
+from kvmharness import host_kinds
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def judge(facts: dict[str, Any]) -> list[dict[str, str]]:
         *(_vm_type(facts, label) for label in ("sw-protected", "sev", "sev-es")),
         _snp(facts),
         _tdx(facts),
-        *(_emulated(facts, kind) for kind in ("emulated-snp", "emulated-tdx")),
+        *(_emulated(facts, kind) for kind in host_kinds.EMULATED),
     ]
     return [asdict(path) for path in judged]
 
@@ -171,16 +171,15 @@ def _emulated(facts: dict[str, Any], kind: str) -> Path:
         return _skip(kind, "this is an emulated host already")
     if emulation["reason"]:
         return _skip(kind, emulation["reason"])
-    if kind not in emulation["kinds"]:
-        return _skip(kind, f"no such host in this version; there are: {emulation['kinds']}")
-    # KVM has TDX since 6.16; what of a host is not built yet is built when it is first used.
-    first = (6, 16) if kind == "emulated-tdx" else (0, 0)
-    cached = [each for each in emulation["cached_kernels"] if parse_series(each) >= first]
-    if cached:
-        return _run(kind, f"kernels in the cache: {', '.join(cached)}")
+    kernels: dict[str, str | None] = emulation["kernels"][kind]
+    if usable := [release for release, why_not in kernels.items() if why_not is None]:
+        return _run(kind, f"kernels in the cache: {', '.join(usable)}")
     if emulation["can_fetch"]:
         return _run(kind, f"a kernel is fetched first: kvmharness host prepare {kind}")
-    return _skip(kind, "no kernel is cached, and there is no apt-get to fetch one with")
+    unusable = [f"{release}: {why_not}" for release, why_not in kernels.items()]
+    held = f"no kernel in the cache will do ({'; '.join(unusable)})"
+    what = held if unusable else "no kernel is cached"
+    return _skip(kind, f"{what}, and there is no apt-get to fetch one with")
 
 
 def _vms(labels: list[str]) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvmharness import labels
 from kvmharness.kvm.ffi import lib
 from kvmharness.standins import snp as standin
 from kvmharness.standins import tdx as tdx_standin
@@ -40,7 +41,7 @@ def _hugetlb(kvm: Kvm) -> str:
         if os.geteuid() == 0:
             # Two pages for the length of a test: asked of a host that has none, and given back by
             # whoever owns the pool; on an emulated host nobody else is there.
-            if os.environ.get("KVMHARNESS_HOST", "native") != "native":
+            if labels.current().emulated:
                 (pool / "nr_hugepages").write_text("2")
                 free = int((pool / "free_hugepages").read_text())
             if free:

@@ -34,6 +34,7 @@ OUTSIDE = {"__main__": "cli", "_kvm": "kvm"} | dict.fromkeys(
             "closing",
             "errors",
             "exit_status",
+            "host_kinds",
             "kernel_log",
             "labels",
             "process",

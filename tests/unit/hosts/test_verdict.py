@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from kvmharness import process
-from kvmharness.hosts.emulated import _Watch
 from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.hosts.native import NativeHost
+from kvmharness.hosts.watch import Watch
 
 _READY = b"2.5 up 7.3.4\n3.0 modules\n3.5 ready\n"
 _PANIC = (
@@ -30,7 +30,7 @@ def play() -> Play:
     def run(
         streams: Mapping[str, bytes], qemu: str = "exit 0", timeout: float = 0.3, boot: float = 0.3
     ) -> HostRun:
-        watch = _Watch(None, time.monotonic(), boot, timeout)
+        watch = Watch(None, time.monotonic(), boot, timeout)
         with process.child(["sh", "-c", qemu], stdin=subprocess.DEVNULL) as machine:
             pipes: dict[str, int] = {}
             try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvmharness import host_kinds
 from kvmharness.probe import facts, verdict
 from kvmharness.report import probe_table
 
@@ -43,9 +44,8 @@ def host(kind: str = "native", **vms: dict[str, Any]) -> dict[str, Any]:
         },
         "sev": {"device": {"accessible": True, "reason": None}},
         "emulation": {
-            "kinds": ["emulated-snp"],
             "reason": None,
-            "cached_kernels": [],
+            "kernels": {kind: {} for kind in host_kinds.EMULATED},
             "can_fetch": True,
         },
     }
@@ -113,19 +113,21 @@ def test_a_vm_that_can_not_be_created_is_a_skip_with_its_errno() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "state", "said"),
+    ("kernels", "change", "state", "said"),
     [
-        ({}, "run", "kvmharness host prepare emulated-snp"),
-        ({"cached_kernels": ["6.12.1", "7.3.4"]}, "run", "6.12.1, 7.3.4"),
-        ({"can_fetch": False}, "skip", "apt-get"),
-        ({"kinds": []}, "skip", "no such host"),
-        ({"reason": "the cache can't be made"}, "skip", "the cache can't be made"),
+        ({}, {}, "run", "kvmharness host prepare emulated-snp"),
+        ({"6.12.1": None, "6.1": "old", "7.3.4": None}, {}, "run", "cache: 6.12.1, 7.3.4"),
+        ({"6.1": "old"}, {}, "run", "kvmharness host prepare emulated-snp"),
+        ({}, {"can_fetch": False}, "skip", "no kernel is cached, and there is no apt-get"),
+        ({"6.1": "old"}, {"can_fetch": False}, "skip", "will do (6.1: old), and there is no apt"),
+        ({}, {"reason": "the cache can't be made", "kernels": {}}, "skip", "the cache can't be"),
     ],
 )
 def test_an_emulated_host_needs_a_kernel_or_a_way_to_it(
-    change: dict[str, Any], state: str, said: str
+    kernels: dict[str, str | None], change: dict[str, Any], state: str, said: str
 ) -> None:
     facts = host(default=vm())
+    facts["emulation"]["kernels"]["emulated-snp"] = kernels
     facts["emulation"] |= change
     found = judged(facts)["emulated-snp"]
     assert found[0] == state

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""One start of an emulated host: QEMU as a child, its output followed to the end.
+
+Nothing outlives it: the kernel kills QEMU with us, and what QEMU is given is in a memory file
+(memfd) and pipes, not in files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kvmharness import process
+from kvmharness.hosts.virtual_machine import CHANNELS, VirtualMachine
+from kvmharness.hosts.watch import Watch
+
+
+def start(machine: VirtualMachine, initramfs: bytes, watch: Watch, *, interactive: bool) -> None:
+    """Run `machine` until it ends or `watch` gives up.
+
+    `interactive`: the guest's console is our terminal, and `watch` reads only what init tells.
+    """
+    read: tuple[str, ...]
+    options: dict[str, Any]
+    if interactive:
+        read = ("control",)
+        channels = {"console": "stdio,signal=off", "stdout": "null", "stderr": "null"}
+        options = {"foreground": True}
+    else:
+        read = CHANNELS
+        channels = {}
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    with contextlib.ExitStack() as owned:
+        archive = owned.enter_context(_memory_file("initramfs", initramfs))
+        pipes = {name: owned.enter_context(_pipe()) for name in read}
+        channels |= {name: f"file,path=/dev/fd/{pipe.write}" for name, pipe in pipes.items()}
+        child = owned.enter_context(
+            process.child(
+                machine.argv(f"/dev/fd/{archive}", channels),
+                stderr=subprocess.PIPE,
+                env={**os.environ, **machine.qemu.environment},
+                pass_fds=[archive, *(pipe.write for pipe in pipes.values())],
+                **options,
+            )
+        )
+        for pipe in pipes.values():
+            pipe.close_write()
+        assert child.stderr is not None
+        sources = {name: pipe.read for name, pipe in pipes.items()}
+        watch.follow(child, {**sources, "qemu": child.stderr.fileno()})
+
+
+@dataclass
+class _Pipe:
+    read: int
+    write: int
+
+    def close_write(self) -> None:
+        os.close(self.write)
+        self.write = -1
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[_Pipe]:
+    pipe = _Pipe(*os.pipe2(os.O_CLOEXEC))
+    try:
+        yield pipe
+    finally:
+        for fd in (pipe.read, pipe.write):
+            if fd >= 0:
+                os.close(fd)
+
+
+@contextlib.contextmanager
+def _memory_file(name: str, data: bytes) -> Iterator[int]:
+    """A file that is nowhere, and goes with its last user."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        yield fd
+    finally:
+        os.close(fd)

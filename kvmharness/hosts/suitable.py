@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""Whether a kernel can be booted as an emulated host: one answer for probe and for prepare."""
+
+from __future__ import annotations
+
+from kvmharness.host_kinds import EmulatedKind
+from kvmharness.kernels.kernels import Kernel
+from kvmharness.release import parse_series
+
+#: What the guest's root takes: the caller's over 9p, with a memory file system above.
+ROOT_MODULES = ("9p", "9pnet-virtio", "overlay")
+
+
+def why_not(kind: EmulatedKind, kernel: Kernel) -> str | None:
+    """Return why `kernel` can't be booted as a host of this kind; None if it can."""
+    if too_old := why_not_release(kind, kernel.release):
+        return too_old
+    if kind.rebuilt and kernel.tree is not None:
+        return "it takes a packaged kernel (--kernel 7.3), not a build tree"
+    if kind.rebuilt and not kernel.headers:
+        return f"the headers to build {', '.join(kind.rebuilt)} with are not packaged"
+    for needed in (*kind.required, *ROOT_MODULES):
+        # A tree's own kernel may have the root's built in; what the stand-in goes between may not.
+        built_in = kernel.tree is not None and needed not in kind.required
+        if kernel.module(needed) is None and not built_in:
+            return f"it has no {needed}.ko: build it as a module"
+    return None
+
+
+def why_not_release(kind: EmulatedKind, release: str) -> str | None:
+    """Return why no kernel of this release, or series, can; None where more has to be known."""
+    if parse_series(release) < kind.oldest:
+        oldest = ".".join(map(str, kind.oldest))
+        return f"it takes kernel {oldest} or newer"
+    return None

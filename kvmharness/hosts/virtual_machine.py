@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""The virtual machine that an emulated host is, and QEMU's command line for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmharness.hosts.qemu import Qemu
+
+#: What comes out of the guest: its serial console, then virtio-serial ports nr 1, 2 and 3 (what
+#: init tells, and the output of the command).
+CHANNELS = ("console", "control", "stdout", "stderr")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A directory of the caller's machine given to the guest over 9p.
+
+    `path` is the directory, `inside` where the guest has it.
+    """
+
+    tag: str
+    path: Path
+    inside: Path
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class VirtualMachine:
+    """All that QEMU is told, but for where the initramfs is and where the output goes."""
+
+    qemu: Qemu
+    kernel: Path
+    append: str  # the kernel's command line
+    cpu: str
+    smp: int
+    memory: int  # MiB
+    shares: Sequence[Share]
+
+    def argv(self, initramfs: str | Path, channels: Mapping[str, str]) -> list[str]:
+        """Return QEMU's argv.
+
+        `channels`: by name, the backend of each of CHANNELS: ``stdio``, ``null`` or
+        ``file,path=/dev/fd/N``.
+        """
+        argv = [*self.qemu.argv, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
+        argv += ["-machine", "q35,accel=tcg,usb=off,smm=off,vmport=off,i8042=off,hpet=off"]
+        argv += ["-cpu", self.cpu, "-smp", str(self.smp), "-m", f"{self.memory}M"]
+        argv += ["-kernel", str(self.kernel), "-initrd", str(initramfs), "-append", self.append]
+        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x01"]
+        console, *ports = CHANNELS
+        argv += ["-chardev", f"{channels[console]},id={console}", "-serial", f"chardev:{console}"]
+        argv += ["-device", "virtio-serial-pci"]
+        for number, port in enumerate(ports, start=1):
+            argv += ["-chardev", f"{channels[port]},id={port}"]
+            argv += ["-device", f"virtserialport,chardev={port},nr={number}"]
+        for share in self.shares:
+            # A comma in a value is written twice (QEMU's option syntax).
+            path = str(share.path).replace(",", ",,")
+            option = f"local,path={path},mount_tag={share.tag},security_model=none,multidevs=remap"
+            argv += ["-virtfs", option + (",readonly=on" if share.readonly else "")]
+        return argv

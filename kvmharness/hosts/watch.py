@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""Follows an emulated host from its start to its end, and says what the run came to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+
+from kvmharness.hosts import host
+from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+
+#: After a panic was seen, or the command's end, the seconds the guest gets to end itself.
+_LAST_WORDS = 5.0
+#: Of what each stream said, the bytes that are kept; a command's output is kept whole.
+_KEPT = 256 * 1024
+
+
+class Watch:
+    """Reads what a guest and its QEMU say, keeps the deadlines, and judges.
+
+    `began`: when QEMU was started, as time.monotonic() has it. `boot_timeout`: seconds from then to
+    the command's start; `timeout`: seconds for the command, from its start.
+    """
+
+    def __init__(
+        self, on_output: OnOutput | None, began: float, boot_timeout: float, timeout: float
+    ) -> None:
+        self._on_output = on_output
+        self._began = began
+        self._boot_timeout = boot_timeout
+        self._timeout = timeout
+        self._give_up = began + boot_timeout
+        self._text = {name: bytearray() for name in ("console", "control", "stdout", "stderr")}
+        self._qemu = bytearray()
+        self._milestones: dict[str, float] = {}
+        self._status: int | None = None
+        self._failed: str | None = None
+        self._panicked = False
+        self._timed_out = False
+        self._qemu_status: int | None = None
+
+    def follow(self, machine: subprocess.Popen[bytes], sources: Mapping[str, int]) -> None:
+        """Read until QEMU has ended and all is read, or the deadline has come.
+
+        `sources`: what to read from, by name: ``qemu`` (its stderr) and the guest's channels,
+        ``console``, ``control`` (what init tells), ``stdout``, ``stderr`` (the command's).
+        """
+        with selectors.DefaultSelector() as waiting:
+            for name, fd in sources.items():
+                os.set_blocking(fd, False)
+                waiting.register(fd, selectors.EVENT_READ, name)
+            while waiting.get_map():
+                left = self._give_up - time.monotonic()
+                if left <= 0:
+                    self._timed_out = not self._panicked and self._status is None
+                    break
+                for key, _ in waiting.select(None if left == float("inf") else left):
+                    try:
+                        data = os.read(key.fd, 1 << 16)
+                    except BlockingIOError:
+                        continue
+                    if data:
+                        self._take(key.data, data)
+                    else:
+                        waiting.unregister(key.fd)
+        if not self._timed_out:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._qemu_status = machine.wait(_LAST_WORDS)
+
+    # -------------------------------------------------------------- what is said
+
+    def _take(self, name: str, data: bytes) -> None:
+        if name in ("stdout", "stderr"):
+            if self._on_output is not None:
+                self._on_output(name, data)
+            else:
+                self._text[name] += data
+        elif name == "control":
+            self._text[name] += data
+            self._read_control(self._text[name])
+        elif name == "console":
+            self._read_console(data)
+        else:
+            self._qemu += data
+            del self._qemu[:-_KEPT]
+
+    def _read_console(self, data: bytes) -> None:
+        text = self._text["console"]
+        text += data
+        if not self._panicked and b"Kernel panic - not syncing" in text:
+            self._panicked = True
+            self._give_up = min(self._give_up, time.monotonic() + _LAST_WORDS)
+        del text[:-_KEPT]
+
+    def _read_control(self, text: bytearray) -> None:
+        while b"\n" in text:
+            line, _, rest = bytes(text).partition(b"\n")
+            text[:] = rest
+            seconds, _, told = line.decode("utf-8", "replace").partition(" ")
+            word, _, more = told.partition(" ")
+            with contextlib.suppress(ValueError):
+                self._milestones[word] = float(seconds)
+            if word == "ready":
+                self._give_up = time.monotonic() + self._timeout
+            elif word == "failed":
+                self._failed = more
+            elif word == "exit" and more.isdigit():
+                self._status = int(more)
+                self._give_up = time.monotonic() + _LAST_WORDS
+
+    # -------------------------------------------------------------- what it comes to
+
+    def verdict(self) -> HostRun:
+        """Return the outcome."""
+        verdict, detail = self._judge()
+        finished = verdict is Verdict.FINISHED
+        return HostRun(
+            verdict=verdict,
+            status=self._status if finished else None,
+            seconds=time.monotonic() - self._began,
+            detail=detail,
+            stdout=bytes(self._text["stdout"]),
+            stderr=bytes(self._text["stderr"]),
+            console=host.printable(bytes(self._text["console"])),
+            console_tail="" if finished else self._tail(),
+            milestones=self._milestones,
+        )
+
+    def _judge(self) -> tuple[Verdict, str]:
+        if self._status is not None:
+            return Verdict.FINISHED, ""
+        started = "ready" in self._milestones
+        if self._panicked:
+            reason = self._panic_reason()
+            if not started:
+                return Verdict.BOOT_FAILED, f"the guest's kernel panicked while booting: {reason}"
+            return Verdict.PANIC, f"the guest's kernel panicked: {reason}"
+        if self._failed is not None:
+            return Verdict.BOOT_FAILED, self._failed
+        if self._timed_out and started:
+            return Verdict.TIMEOUT, f"still running {self._timeout:.0f} s after the command began"
+        if self._timed_out:
+            where = max(self._milestones, key=lambda m: self._milestones[m], default="nothing")
+            return (
+                Verdict.BOOT_FAILED,
+                f"not booted within {self._boot_timeout:.0f} s; last sign of life: {where}",
+            )
+        if self._qemu_status is not None and self._qemu_status < 0:
+            name = signal.Signals(-self._qemu_status).name
+            return Verdict.QEMU_CRASHED, f"QEMU ended by {name}"
+        if self._qemu_status not in (None, 0) and not self._milestones:
+            return Verdict.QEMU_CRASHED, f"QEMU refused to start: {_last_line(self._qemu)}"
+        if not started:
+            return Verdict.BOOT_FAILED, "the guest ended while booting"
+        return Verdict.GUEST_DIED, "the guest reset or powered off before the command ended"
+
+    def _panic_reason(self) -> str:
+        match = re.search(rb"Kernel panic - not syncing: ([^\r\n]*)", self._text["console"])
+        return match[1].decode("utf-8", "replace") if match else "no reason given"
+
+    def _tail(self) -> str:
+        # QEMU says of each run what of the processor model it can't emulate; that is known.
+        said = re.sub(rb".*warning: TCG doesn't support.*\n", b"", bytes(self._qemu))
+        parts = (bytes(self._text["console"]), said)
+        return "\n".join(text for text in map(host.tail, parts) if text)
+
+
+def _last_line(text: bytearray) -> str:
+    """Return the last line that is not empty, for a message of one line."""
+    lines = [line for line in host.printable(bytes(text)).splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""What an emulated host boots into: its modules, its programs, the command, what is carried in."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kvmharness.errors import HarnessError
+from kvmharness.host_kinds import EMULATED
+from kvmharness.hosts import emulated
+from kvmharness.hosts.boot_image import command_script
+from kvmharness.hosts.qemu import Qemu
+from kvmharness.kernels import kernels
+
+from ..kernels.elf_modules import kernel_module
+from .cpio import read
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> emulated.EmulatedHost:
+    """A host whose kernel is made up: nothing of it can boot."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    depends = {"kvm": "irqbypass", "kvm-amd": "kvm,ccp", "9p": "9pnet", "9pnet-virtio": "9pnet"}
+    for name in ("irqbypass", "kvm", "ccp", "kvm-amd", "9pnet", "9p", "9pnet-virtio", "overlay"):
+        modinfo = f"vermagic=1\0depends={depends.get(name, '')}\0".encode()
+        (modules / f"{name}.ko").write_bytes(kernel_module(modinfo=modinfo))
+    (tmp_path / "busybox").write_bytes(b"busybox")
+    (tmp_path / "standin.ko").write_bytes(b"standin")
+    return emulated.EmulatedHost(
+        kind=EMULATED["emulated-snp"],
+        kernel=kernels.Kernel("7.3.4", tmp_path / "vmlinux", modules, "nowhere"),
+        qemu=Qemu(("false",), "0"),
+        built={"snp_standin": tmp_path / "standin.ko"},
+        busybox=tmp_path / "busybox",
+        facts={"kind": "emulated-snp"},
+    )
+
+
+def _booted(
+    host: emulated.EmulatedHost, script: str, options: dict[str, str]
+) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
+    machine = host._machine((), smp=1, memory=512, append="")
+    return read(host._boot_image(machine, script, options, interactive=False))
+
+
+def test_modules_are_loaded_in_an_order_that_serves_all(host: emulated.EmulatedHost) -> None:
+    found = _booted(host, "true\n", {"snp_standin": "smt=0"})
+    plan = found["plan"][1].decode()
+    listed = plan.split("'")[1].splitlines()
+    assert listed == [
+        "irqbypass.ko",
+        "kvm.ko",
+        "ccp.ko",
+        "snp_standin.ko smt=0",
+        "kvm-amd.ko",
+        "9pnet.ko",
+        "9p.ko",
+        "9pnet-virtio.ko",
+        "overlay.ko",
+    ]
+    assert found["modules/snp_standin.ko"][1] == b"standin"
+    assert found["command"][1] == b"true\n"
+    assert stat.S_IMODE(found["init"][0]) == 0o755
+
+
+def test_every_program_of_init_is_there(host: emulated.EmulatedHost) -> None:
+    """Whatever init calls is a shell builtin, a function of its own or an applet that is linked."""
+    found = _booted(host, "", {})
+    words = {
+        line.split()[0]
+        for line in found["init"][1].decode().splitlines()
+        if line[:1].isalpha() or line.startswith("\t")
+        if line.split() and line.split()[0].isalpha()
+    }
+    shell = {"exec", "read", "echo", "until", "do", "done", "while", "if", "then", "else", "fi"}
+    shell |= {"wait", "break", "continue", "say", "leave", "fail"}
+    unknown = {w for w in words - shell if f"bin/{w}" not in found and not w.isupper()}
+    assert unknown <= {"n", "status", "out", "err"}  # assignments
+
+
+def test_the_command_survives_quoting(tmp_path: Path) -> None:
+    tricky = ["printf", "%s|", "a b", "'", '"$HOME"', "", "x\ny"]
+    env = {"TRICKY": "a'b $(false)", "BAD-NAME": "left out", "PATH": "/usr/bin:/bin"}
+    script = command_script(tricky, env, tmp_path)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == 'a b|\'|"$HOME"||x\ny|'
+    assert "left out" not in script
+    script = command_script(["sh", "-c", 'echo "$TRICKY"; pwd'], env, tmp_path)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"a'b $(false)\n{tmp_path}\n"
+
+
+def test_a_share_must_be_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="is no directory"):
+        emulated._shares([tmp_path / "missing"])
+    (share,) = emulated._shares([tmp_path, tmp_path])
+    assert (share.path, share.inside, share.readonly) == (tmp_path, tmp_path, False)
+
+
+def test_the_hosts_name_goes_in_and_the_cache_stays_out(
+    host: emulated.EmulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVMHARNESS_CACHE", "/elsewhere")
+    monkeypatch.setenv("KVMHARNESS_TRACE", "/t")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    inside = host._environment({"EXTRA": "1"})
+    assert inside["KVMHARNESS_HOST"] == "emulated-snp"
+    assert (inside["EXTRA"], inside["KVMHARNESS_TRACE"]) == ("1", "/t")
+    assert not {"KVMHARNESS_CACHE", "SECRET_TOKEN"} & inside.keys()
