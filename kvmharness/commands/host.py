@@ -191,7 +191,8 @@ def run(
     """Run COMMAND inside, in the current folder; end with its status.
 
     124: it was still running at its deadline. 125: the host did not boot. 126: its kernel panicked,
-    or QEMU crashed; the last lines of the console are shown.
+    or QEMU crashed. The last lines of the console are shown then, and the QEMU command that boots
+    the same machine again; what it needs is kept in the cache, of the last few runs.
     """
     options = _module_options(module_options)
     ready = _prepare(kind, kernel, bisect=bisect)
@@ -232,7 +233,8 @@ def _end(result: HostRun, *, bisect: bool) -> int:
     from kvmharness.hosts.host import Verdict
 
     if result.verdict is not Verdict.FINISHED:
-        click.echo(f"kvmharness: {result.explain()}", err=True)
+        told = (f"kvmharness: {result.explain()}", result.how_again())
+        click.echo("\n".join(filter(None, told)), err=True)
     if bisect and result.verdict is Verdict.BOOT_FAILED:
         return BISECT_SKIP
     return result.exit_status

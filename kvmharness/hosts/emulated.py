@@ -18,15 +18,15 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kvmharness import host_kinds
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 from kvmharness.host_kinds import EmulatedKind
-from kvmharness.hosts import busybox, qemu, suitable, terminal
+from kvmharness.hosts import again, busybox, qemu, suitable, terminal
 from kvmharness.hosts.boot_image import boot_image, command_script, load_order
-from kvmharness.hosts.host import HostRun, OnOutput
+from kvmharness.hosts.host import HostRun, OnOutput, Verdict
 from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
@@ -132,7 +132,7 @@ class EmulatedHost:
         archive = self._boot_image(machine, script, module_options, interactive=False)
         watch = Watch(on_output, time.monotonic(), boot_timeout, timeout)
         start(machine, archive, watch, interactive=False)
-        return watch.verdict()
+        return _kept_if_failed(watch.verdict(), machine, archive, interactive=False)
 
     def shell(
         self,
@@ -155,7 +155,7 @@ class EmulatedHost:
         watch = Watch(None, time.monotonic(), BOOT_DEADLINE, float("inf"))
         with terminal.kept():
             start(machine, archive, watch, interactive=True)
-        return watch.verdict()
+        return _kept_if_failed(watch.verdict(), machine, archive, interactive=True)
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if _PASSED.fullmatch(k)}
@@ -197,6 +197,16 @@ class EmulatedHost:
             module_options=module_options or {},
             interactive=interactive,
         )
+
+
+def _kept_if_failed(
+    run: HostRun, machine: VirtualMachine, archive: bytes, *, interactive: bool
+) -> HostRun:
+    """Add to a run whose command did not end by itself how to boot the same again."""
+    if run.verdict is Verdict.FINISHED:
+        return run
+    command = again.keep(machine, archive, run.console, interactive=interactive)
+    return replace(run, again=command)
 
 
 def standin_source(kind: EmulatedKind) -> modulebuild.ModuleSource:

@@ -36,12 +36,14 @@ class HostRun:
     detail: str = ""  # one line: what went wrong
     stdout: bytes = b""  # empty when a callback took the output
     stderr: bytes = b""
-    #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
-    console: str = ""
     #: Where the command did not end by itself: the console's last lines, and what QEMU said.
     console_tail: str = ""
     #: Guest seconds since its kernel started, at "up", "modules", "ready" and "exit".
     milestones: Mapping[str, float] = field(default_factory=dict)
+    #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
+    console: str = ""
+    #: Where the command did not end by itself: a shell command that boots the same machine again.
+    again: str = ""
 
     @property
     def ok(self) -> bool:
@@ -63,6 +65,10 @@ class HostRun:
         if self.console_tail:
             text += "\nLast lines of the guest's console:\n" + self.console_tail
         return text
+
+    def how_again(self) -> str:
+        """Say how to boot the same machine again by hand; empty if it can't, or need not, be."""
+        return f"To boot the same machine again:\n{self.again}" if self.again else ""
 
 
 class Host(Protocol):

@@ -229,9 +229,10 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
     """
     internal = child.ended == _INTERNAL_ERROR
     said = [*(child.output if internal else ()), *child.noise]
+    told = (run.explain(), *_without_machinery(said))
     values: dict[str, Any] = {
         "reason": _why(child, run, timeout),
-        "report": "\n".join([run.explain(), *_without_machinery(said)]),
+        "report": "\n".join(filter(None, (*told, run.how_again()))),
     }
     if run.verdict is Verdict.TIMEOUT or child.hung:
         values["cause"] = "timeout"

@@ -119,6 +119,40 @@ def test_a_panic_is_a_verdict(host: EmulatedHost) -> None:
     assert result.stdout == b"before\n"
 
 
+def test_what_failed_can_be_booted_again(host: EmulatedHost, tmp_path: Path) -> None:
+    """The command is run as a person would paste it, with what the run shared gone meanwhile."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "given").write_text("from outside\n")
+    script = f"cat {shared}/given; echo c > /proc/sysrq-trigger; sleep 60"
+    result = host.run(["sh", "-c", script], timeout=60, writable=[shared])
+    assert result.verdict is Verdict.PANIC, result.explain()
+    assert result.again in result.how_again()
+    (shared / "given").unlink()
+    shared.rmdir()
+    pasted = subprocess.run(
+        ["sh", "-c", result.again],
+        capture_output=True,
+        text=True,
+        timeout=_BOOT / 2,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert "from outside" in pasted.stdout, pasted.stderr
+    assert "Kernel panic - not syncing: sysrq triggered crash" in pasted.stdout
+    assert " ready\n" in pasted.stderr
+
+
+def test_the_console_is_kept_of_a_run_that_finished(host: EmulatedHost) -> None:
+    script = "echo '<2>a marker' > /dev/kmsg; echo '<2>after it' > /dev/kmsg"
+    result = host.run(["sh", "-c", script], timeout=60)
+    assert result.ok, result.explain()
+    _, marker, after = result.console.partition("a marker\n")
+    assert marker
+    assert "after it" in after
+    assert (result.console_tail, result.again) == ("", "")
+
+
 def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> None:
     result = host.run(["sh", "-c", "echo before; sleep 600"], timeout=2)
     assert result.verdict is Verdict.TIMEOUT, result.explain()

@@ -53,9 +53,12 @@ def play() -> Play:
 
 
 def test_a_command_that_ended_is_finished_with_its_status(play: Play) -> None:
-    result = play({"control": _READY + b"4.0 exit 37\n", "stdout": b"out", "stderr": b"err"})
+    control = _READY + b"4.0 exit 37\n"
+    said = {"console": b"as it was\r\n", "stdout": b"out", "stderr": b"err"}
+    result = play({"control": control, **said})
     assert (result.verdict, result.status, result.exit_status) == (Verdict.FINISHED, 37, 37)
     assert (result.stdout, result.stderr, result.console_tail) == (b"out", b"err", "")
+    assert result.console == "as it was\n"
     assert result.milestones == {"up": 2.5, "modules": 3.0, "ready": 3.5, "exit": 4.0}
     assert not result.ok
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""What a failed run leaves in the cache, so that the same machine can be booted again by hand.
+
+``failed/TIME-.../`` there holds the initramfs, copies of the shared directories, the console's text
+and ``again``, the command; of the newest runs only. The kernel and QEMU are in the cache anyway.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kvmharness import progress
+from kvmharness.errors import HarnessError
+from kvmharness.hosts.virtual_machine import Share, VirtualMachine
+from kvmharness.kernels import cache
+
+#: How many failed runs are kept, the newest; one takes about 8 MB.
+KEPT = 5
+#: A shared directory of more bytes than this is not copied but shared as it is then.
+_LARGEST_SHARE = 16 << 20
+
+
+def keep(machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool) -> str:
+    """Keep what a run was made of, and return the shell command that boots it again.
+
+    Its terminal gets the guest's console, what init tells and the command's output. Returns an
+    empty text where the cache takes nothing more, and says so on stderr: that the run failed is
+    what has to be told then.
+    """
+    try:
+        with cache.locked("failed"):
+            directory = _new_directory(cache.cache_dir() / "failed")
+            (directory / "initramfs").write_bytes(initramfs)
+            (directory / "console").write_text(console, encoding="utf-8")
+            shares = [_kept_share(share, directory) for share in machine.shares]
+            argv = replace(machine, shares=shares).argv(
+                directory / "initramfs", _channels(interactive)
+            )
+            command = shell_command(argv, machine.qemu.environment)
+            (directory / "again").write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+            (directory / "again").chmod(0o700)
+    except (OSError, HarnessError) as error:
+        progress.note(f"what failed can't be kept to boot it again: {error}")
+        return ""
+    return command
+
+
+def _new_directory(root: Path) -> Path:
+    """Make one, after removing the oldest of those there are too many of."""
+    root.mkdir(exist_ok=True)
+    kept = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for old in kept[: -(KEPT - 1)]:
+        shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
+
+
+def _kept_share(share: Share, directory: Path) -> Share:
+    """Return a share that will be as it is now: the suite's goes with the run, a user's changes."""
+    if share.readonly or cache.size_of(share.path) > _LARGEST_SHARE:
+        return share
+    copy = directory / share.tag
+    try:
+        shutil.copytree(share.path, copy, symlinks=True)
+    except shutil.Error:  # a socket, say
+        shutil.rmtree(copy, ignore_errors=True)
+        return share
+    return replace(share, path=copy)
+
+
+def _channels(interactive: bool) -> dict[str, str]:
+    """Return where the output goes: all of it to the terminal that the command is pasted into."""
+    # append: a file that stderr was sent to is not cut off.
+    channels = {"control": "file,path=/dev/stderr,append=on"}
+    if interactive:
+        return channels | {"console": "stdio,signal=off", "stdout": "null", "stderr": "null"}
+    return channels | {
+        "console": "stdio",  # Ctrl-C ends QEMU
+        "stdout": "file,path=/dev/stdout,append=on",
+        "stderr": "file,path=/dev/stderr,append=on",
+    }
+
+
+def shell_command(argv: Iterable[str], environment: Mapping[str, str]) -> str:
+    """Return a command line for a shell: quoted, an option a line, ready to paste."""
+    lines = [[f"{name}={shlex.quote(value)}" for name, value in environment.items()]]
+    for word in argv:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(words) for words in lines if words)
