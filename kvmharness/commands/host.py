@@ -58,7 +58,7 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "shares",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
             multiple=True,
-            help="A folder that can be written from inside (all others can only be read).",
+            help="A directory that can be written from inside (all others can only be read).",
         ),
         click.option(
             "--module-option",
@@ -78,7 +78,7 @@ def host() -> None:
     """Boot a real kernel on emulated SNP or TDX silicon, and run things in it.
 
     Nothing there is a hardware result. Kernels, QEMU and build tools are fetched with apt into the
-    cache folder; nothing is installed. The caller's files are there inside, read-only.
+    cache directory; nothing is installed. The caller's files are there inside, read-only.
     """
 
 
@@ -90,15 +90,15 @@ def list_(as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for kernel in kernels.cached():
-        folder = kernels.folder_of(kernel.release)
-        built = sorted((folder / "built").glob("*.ko"), key=lambda p: p.stat().st_mtime)
+        directory = kernels.folder_of(kernel.release)
+        built = sorted((directory / "built").glob("*.ko"), key=lambda p: p.stat().st_mtime)
         rows.append(
             {
                 "kernel": kernel.release,
                 "series": kernels.series_of(kernel.release),
                 "origin": kernel.origin,
                 "standins": list(dict.fromkeys(p.stem.rpartition("-")[0] for p in built)),
-                "bytes": cache.size_of(folder),
+                "bytes": cache.size_of(directory),
             }
         )
     root = cache.cache_dir()
@@ -143,7 +143,7 @@ def shell(
     module_options: tuple[str, ...],
     append: str,
 ) -> int:
-    """Open a shell inside, in the current folder. Leave it with exit."""
+    """Open a shell inside, in the current directory. Leave it with exit."""
     ready = _prepare(kind, kernel, bisect=False)
     assert ready is not None
     program = os.environ.get("SHELL", "/bin/sh")
@@ -188,7 +188,7 @@ def run(
     bisect: bool,
     command: tuple[str, ...],
 ) -> int:
-    """Run COMMAND inside, in the current folder; end with its status.
+    """Run COMMAND inside, in the current directory; end with its status.
 
     124: it was still running at its deadline. 125: the host did not boot. 126: its kernel panicked,
     or QEMU crashed. The last lines of the console are shown then, and the QEMU command that boots

@@ -44,7 +44,7 @@ def boot_image(
     """
     archive = Initramfs()
     for directory in ("dev", "proc", "sys", "lower", "above", "host", "tmp"):
-        archive.folder(directory)
+        archive.directory(directory)
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     for applet in _APPLETS:

@@ -20,12 +20,12 @@ class _Entry:
 
 @dataclass
 class Initramfs:
-    """Files, folders, links and device nodes, all root's; parents are made as needed."""
+    """Files, directories, links and device nodes, all root's; parents are made as needed."""
 
     _entries: dict[str, _Entry] = field(default_factory=dict)
 
-    def folder(self, path: str, mode: int = 0o755) -> None:
-        """Add an empty folder."""
+    def directory(self, path: str, mode: int = 0o755) -> None:
+        """Add an empty directory."""
         self._put(path, _Entry(stat.S_IFDIR | mode))
 
     def file(self, path: str, data: bytes, mode: int = 0o644) -> None:

@@ -67,7 +67,7 @@ def test_status_and_output_come_out(host: EmulatedHost) -> None:
 
 
 def test_inside_is_the_callers_root_on_the_hosts_kernel(host: EmulatedHost, tmp_path: Path) -> None:
-    """Python, the working folder and files are the caller's; only a shared folder takes writes."""
+    """All is the caller's, Python and the working directory too; only a share takes writes."""
     (tmp_path / "given").write_text("from outside")
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -211,7 +211,7 @@ def test_nothing_is_left_of_a_caller_that_is_ended(
     assert list(tmp_path.iterdir()) == []
 
 
-def _kernel_tree(folder: Path, host: EmulatedHost, makefile: str) -> Path:
+def _kernel_tree(directory: Path, host: EmulatedHost, makefile: str) -> Path:
     """Return what passes for a user's built kernel tree: the host's kernel, with its own make."""
     for path, data in {
         "include/config/kernel.release": f"{host.facts['kernel']}\n".encode(),
@@ -220,12 +220,12 @@ def _kernel_tree(folder: Path, host: EmulatedHost, makefile: str) -> Path:
         # QEMU takes a vmlinux by this name too.
         "arch/x86/boot/bzImage": host.kernel.image.read_bytes(),
     }.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(data)
     for module in host.kernel.modules.iterdir():
-        (folder / "arch/x86/kvm" / module.name).parent.mkdir(exist_ok=True)
-        (folder / "arch/x86/kvm" / module.name).write_bytes(module.read_bytes())
-    return folder
+        (directory / "arch/x86/kvm" / module.name).parent.mkdir(exist_ok=True)
+        (directory / "arch/x86/kvm" / module.name).write_bytes(module.read_bytes())
+    return directory
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from kvmharness.hosts.initramfs import Initramfs
 from .cpio import read
 
 
-def test_files_folders_links_and_devices_come_out_as_they_went_in() -> None:
+def test_files_directories_links_and_devices_come_out_as_they_went_in() -> None:
     archive = Initramfs()
     archive.file("/init", b"#!/bin/sh\n", 0o755)
     archive.link("bin/sh", "busybox")
-    archive.folder("proc")
+    archive.directory("proc")
     archive.character_device("dev/console", 5, 1)
     found = read(archive.to_bytes())
     assert found["init"] == (stat.S_IFREG | 0o755, b"#!/bin/sh\n", (0, 0))
