@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kvmharness import progress
 from kvmharness.errors import HarnessError
+from kvmharness.hosts.host import Again
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.kernels import cache
 
@@ -26,12 +27,14 @@ KEPT = 5
 _LARGEST_SHARE = 16 << 20
 
 
-def keep(machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool) -> str:
+def keep(
+    machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool
+) -> Again | None:
     """Keep what a run was made of, and return the shell command that boots it again.
 
-    Its terminal gets the guest's console, what init tells and the command's output. Returns an
-    empty text where the cache takes nothing more, and says so on stderr: that the run failed is
-    what has to be told then.
+    Its terminal gets the guest's console, what init tells and the command's output. Returns None
+    where the cache takes nothing more, and says so on stderr: that the run failed is what has to
+    be told then.
     """
     try:
         with cache.locked("failed"):
@@ -43,12 +46,13 @@ def keep(machine: VirtualMachine, initramfs: bytes, console: str, *, interactive
                 directory / "initramfs", _channels(interactive)
             )
             command = shell_command(argv, machine.qemu.environment)
-            (directory / "again").write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
-            (directory / "again").chmod(0o700)
+            file = directory / "again"
+            file.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+            file.chmod(0o700)
     except (OSError, HarnessError) as error:
         progress.note(f"what failed can't be kept to boot it again: {error}")
-        return ""
-    return command
+        return None
+    return Again(command, file)
 
 
 def _new_directory(root: Path) -> Path:

@@ -205,8 +205,7 @@ def _kept_if_failed(
     """Add to a run whose command did not end by itself how to boot the same again."""
     if run.verdict is Verdict.FINISHED:
         return run
-    command = again.keep(machine, archive, run.console, interactive=interactive)
-    return replace(run, again=command)
+    return replace(run, again=again.keep(machine, archive, run.console, interactive=interactive))
 
 
 def standin_source(kind: EmulatedKind) -> modulebuild.ModuleSource:

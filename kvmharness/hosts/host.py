@@ -27,6 +27,14 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Again:
+    """How to boot a machine again: the shell command, ready to paste, and the file it is in."""
+
+    command: str
+    file: Path
+
+
+@dataclass(frozen=True)
 class HostRun:
     """The outcome of one run. `status` is the command's, or None if it had none."""
 
@@ -42,8 +50,9 @@ class HostRun:
     milestones: Mapping[str, float] = field(default_factory=dict)
     #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
     console: str = ""
-    #: Where the command did not end by itself: a shell command that boots the same machine again.
-    again: str = ""
+    #: Where the command did not end by itself: a shell command that boots the same machine again,
+    #: and the file that holds it; None where nothing could be kept.
+    again: Again | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,7 +77,7 @@ class HostRun:
 
     def how_again(self) -> str:
         """Say how to boot the same machine again by hand; empty if it can't, or need not, be."""
-        return f"To boot the same machine again:\n{self.again}" if self.again else ""
+        return f"To boot the same machine again:\n{self.again.command}" if self.again else ""
 
 
 class Host(Protocol):

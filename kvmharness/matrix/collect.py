@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Seconds for all scenarios of one host together.
 DEADLINE = 1200.0
 #: Lines of a crash kept in its cell.
-_TAIL = 60
+_TAIL = 100
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,9 @@ class _Observation:
 
             supervise(self.host, job, result, take)
         if not self.seen:
+            for record in result.records:
+                if record.report:
+                    progress.note(record.report)
             why = "; ".join(record.reason for record in result.records)
             raise HarnessError(f"nothing could be observed on {self.label.words}: {why}")
         return result.seconds

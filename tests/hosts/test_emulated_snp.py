@@ -127,11 +127,12 @@ def test_what_failed_can_be_booted_again(host: EmulatedHost, tmp_path: Path) -> 
     script = f"cat {shared}/given; echo c > /proc/sysrq-trigger; sleep 60"
     result = host.run(["sh", "-c", script], timeout=60, writable=[shared])
     assert result.verdict is Verdict.PANIC, result.explain()
-    assert result.again in result.how_again()
+    assert result.again is not None
+    assert result.again.command in result.how_again()
     (shared / "given").unlink()
     shared.rmdir()
     pasted = subprocess.run(
-        ["sh", "-c", result.again],
+        ["sh", "-c", result.again.command],
         capture_output=True,
         text=True,
         timeout=_BOOT / 2,
@@ -150,7 +151,7 @@ def test_the_console_is_kept_of_a_run_that_finished(host: EmulatedHost) -> None:
     _, marker, after = result.console.partition("a marker\n")
     assert marker
     assert "after it" in after
-    assert (result.console_tail, result.again) == ("", "")
+    assert (result.console_tail, result.again) == ("", None)
 
 
 def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.hosts import again
+from kvmharness.hosts.host import Again
 from kvmharness.hosts.qemu import Qemu
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 
@@ -47,6 +49,14 @@ def machine(tmp_path: Path) -> VirtualMachine:
     )
 
 
+def _kept(
+    machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool = False
+) -> Again:
+    kept = again.keep(machine, initramfs, console, interactive=interactive)
+    assert kept is not None
+    return kept
+
+
 def _pasted(command: str, directory: Path) -> list[str]:
     done = subprocess.run(
         ["sh", "-c", command], cwd=directory, capture_output=True, text=True, timeout=20, check=True
@@ -57,16 +67,17 @@ def _pasted(command: str, directory: Path) -> list[str]:
 def test_the_command_starts_the_same_machine(
     machine: VirtualMachine, cache: Path, tmp_path: Path
 ) -> None:
-    command = again.keep(machine, b"archive\n", "said", interactive=False)
+    kept_by = _kept(machine, b"archive\n", "said")
     (kept,) = (cache / "failed").iterdir()
-    shown = _pasted(command, tmp_path)
+    shown = _pasted(kept_by.command, tmp_path)
     assert shown[0] == "MODULES=/a b"
     assert shown[1:3] == ["<-L>", "<it's data>"]
     assert "<quiet panic=-1 more=$HOME>" in shown
     assert shown[shown.index("<-initrd>") + 1 :][:2] == [f"<{kept}/initramfs>", "archive"]
     assert not [word for word in shown if "/dev/fd/" in word]
     assert (kept / "console").read_text() == "said"
-    assert _pasted(str(kept / "again").replace(" ", "\\ "), tmp_path) == shown
+    assert kept_by.file.parent == kept
+    assert _pasted(shlex.quote(str(kept_by.file)), tmp_path) == shown
 
 
 def test_a_shared_directory_is_there_when_the_run_s_own_has_gone(
@@ -76,7 +87,7 @@ def test_a_shared_directory_is_there_when_the_run_s_own_has_gone(
     own.mkdir()
     (own / "given").write_text("contents")
     machine = replace(machine, shares=(*machine.shares, Share("share0", own, own)))
-    command = again.keep(machine, b"", "", interactive=False)
+    command = _kept(machine, b"", "").command
     (own / "given").unlink()
     own.rmdir()
     (kept,) = (cache / "failed").iterdir()
@@ -94,18 +105,16 @@ def test_a_large_shared_directory_is_not_copied(
     own.mkdir()
     (own / "given").write_text("more than ten bytes")
     machine = replace(machine, shares=(*machine.shares, Share("share0", own, own)))
-    assert f"path={own},mount_tag=share0" in again.keep(machine, b"", "", interactive=False)
+    assert f"path={own},mount_tag=share0" in _kept(machine, b"", "").command
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_shell_gets_the_terminal_again(machine: VirtualMachine) -> None:
-    assert "stdio,signal=off,id=console" in again.keep(machine, b"", "", interactive=True)
+    assert "stdio,signal=off,id=console" in _kept(machine, b"", "", interactive=True).command
 
 
 def test_the_newest_runs_are_kept(machine: VirtualMachine, cache: Path) -> None:
-    commands = [
-        again.keep(machine, b"%d" % n, "", interactive=False) for n in range(again.KEPT + 3)
-    ]
+    commands = [_kept(machine, b"%d" % n, "").command for n in range(again.KEPT + 3)]
     kept = sorted((path / "initramfs").read_bytes() for path in (cache / "failed").iterdir())
     assert kept == [b"%d" % n for n in range(3, again.KEPT + 3)]
     assert len(set(commands)) == len(commands)
@@ -116,5 +125,5 @@ def test_a_cache_that_takes_nothing_is_told_and_the_failure_still_is(
 ) -> None:
     cache.mkdir()
     (cache / "failed").write_text("in the way")
-    assert again.keep(machine, b"", "", interactive=False) == ""
+    assert again.keep(machine, b"", "", interactive=False) is None
     assert "can't be kept to boot it again" in capsys.readouterr().err
