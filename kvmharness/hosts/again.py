@@ -25,6 +25,10 @@ from kvmharness.kernels import cache
 KEPT = 5
 #: A shared directory of more bytes than this is not copied but shared as it is then.
 _LARGEST_SHARE = 16 << 20
+_STDOUT = "file,path=/dev/stdout"
+#: QEMU opens what it is to write to anew. Of a pipe that is the same pipe, where a file that the
+#: output was sent to would have two writers, each at a place of its own.
+_INTO_ONE = " 2>&1 | cat"
 
 
 def keep(
@@ -45,7 +49,7 @@ def keep(
             argv = replace(machine, shares=shares).argv(
                 directory / "initramfs", _channels(interactive)
             )
-            command = shell_command(argv, machine.qemu.environment)
+            command = shell_command(argv, machine.qemu.environment) + _INTO_ONE
             file = directory / "again"
             file.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
             file.chmod(0o700)
@@ -79,15 +83,11 @@ def _kept_share(share: Share, directory: Path) -> Share:
 
 def _channels(interactive: bool) -> dict[str, str]:
     """Return where the output goes: all of it to the terminal that the command is pasted into."""
-    # append: a file that stderr was sent to is not cut off.
-    channels = {"control": "file,path=/dev/stderr,append=on"}
     if interactive:
-        return channels | {"console": "stdio,signal=off", "stdout": "null", "stderr": "null"}
-    return channels | {
-        "console": "stdio",  # Ctrl-C ends QEMU
-        "stdout": "file,path=/dev/stdout,append=on",
-        "stderr": "file,path=/dev/stderr,append=on",
-    }
+        console, command = "stdio,signal=off", "null"
+    else:
+        console, command = "stdio", _STDOUT  # Ctrl-C ends QEMU
+    return {"console": console, "control": _STDOUT, "stdout": command, "stderr": command}
 
 
 def shell_command(argv: Iterable[str], environment: Mapping[str, str]) -> str:

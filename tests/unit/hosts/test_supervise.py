@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvmharness.errors import HarnessError, UsageError
-from kvmharness.hosts.host import HostRun, Verdict
+from kvmharness.hosts.host import Again, HostRun, Verdict
 from kvmharness.hosts.supervise import Child, Job, supervise
 from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
@@ -92,7 +93,12 @@ def outcomes(result: HostResult) -> dict[str, str]:
 
 FINISHED = HostRun(Verdict.FINISHED, 0, 1.0)
 PANIC = HostRun(
-    Verdict.PANIC, None, 5.0, "Kernel panic - not syncing: Fatal exception", b"", b"", "RIP: sev.c"
+    Verdict.PANIC,
+    None,
+    5.0,
+    "Kernel panic - not syncing: Fatal exception",
+    console_tail="RIP: sev.c",
+    again=Again("qemu-system-x86_64 \\\n  -initrd kept", Path("/kept/again")),
 )
 
 
@@ -114,6 +120,8 @@ def test_a_panic_is_the_running_test_s_and_the_rest_runs_in_another_boot() -> No
     blamed = result.records[1]
     assert (blamed.outcome, blamed.host, blamed.emulated) == ("failed", "emulated-snp", True)
     assert "RIP: sev.c" in blamed.report
+    # At the end: the beginning of a long report is not shown.
+    assert blamed.report.endswith(":\nqemu-system-x86_64 \\\n  -initrd kept")
     assert host.done[1] == ["snp/test_x.py::test_a", "snp/test_x.py::test_b"]
     assert len(result.records) == 4
 
@@ -125,7 +133,7 @@ def test_half_a_record_at_a_panic_is_no_record_but_is_in_the_report() -> None:
     )
     result = run(host)
     assert outcomes(result)["b"].startswith("panic")
-    assert result.records[1].report.endswith(cut.decode())
+    assert f"\n{cut.decode()}\n" in result.records[1].report
 
 
 def test_a_host_that_always_panics_is_given_up() -> None:

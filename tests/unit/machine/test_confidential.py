@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmharness import labels
+from kvmharness import host_kinds, labels
 from kvmharness.errors import MissingCapability
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.machine.machine import Machine
@@ -35,6 +35,6 @@ def test_running_one_on_an_emulated_host(machine: Machine, monkeypatch: pytest.M
 def test_elsewhere_it_is_for_the_kernel_to_say(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels, "current", lambda: labels.HostLabel(labels.NATIVE, "7.3"))
+    monkeypatch.setattr(labels, "current", lambda: labels.HostLabel(host_kinds.NATIVE, "7.3"))
     with pytest.raises(IndexError):
         machine.run()
