@@ -297,6 +297,9 @@ struct kvm_clock_data {
 	__u32 pad[4];
 };
 
+/* Hyper-V: a guest's HvSignalEvent of a connection signals an eventfd. */
+#define KVM_HYPERV_EVENTFD 0x4018aebd /* struct kvm_hyperv_eventfd */
+
 /* Other VM ioctls. */
 #define KVM_SET_BOOT_CPU_ID 0xae78
 #define KVM_X86_SET_MSR_FILTER 0x4188aec6 /* struct kvm_msr_filter */

@@ -484,6 +484,17 @@ struct kvm_pmu_event_filter {
 	__u64 events[];
 };
 
+/* KVM_HYPERV_EVENTFD */
+#define KVM_HYPERV_CONN_ID_MASK 0xffffff
+#define KVM_HYPERV_EVENTFD_DEASSIGN 0x1
+
+struct kvm_hyperv_eventfd {
+	__u32 conn_id;
+	__s32 fd;
+	__u32 flags;
+	__u32 padding[3];
+};
+
 /* KVM_X86_SET_MCE */
 struct kvm_x86_mce {
 	__u64 status;

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Why KVM_RUN returned: one type per exit reason, read out of struct kvm_run."""
+"""Why KVM_RUN returned: one type per exit reason, and AnyExit, the union of them for a match."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-from kvmharness.errors import KernelFault
-from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import pointer_to
+from kvmharness.kvm.ffi import lib
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,16 @@ class InternalErrorExit(Exit):
     suberror: int
     data: tuple[int, ...]
 
+    @property
+    def instruction(self) -> bytes:
+        """The bytes that could not be emulated, where KVM gives them."""
+        if self.suberror != lib.KVM_INTERNAL_ERROR_EMULATION or len(self.data) < 3:
+            return b""
+        if not self.data[0] & lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES:
+            return b""
+        size_and_bytes = b"".join(word.to_bytes(8, "little") for word in self.data[1:3])
+        return size_and_bytes[1 : 1 + min(size_and_bytes[0], 15)]
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryFaultExit(Exit):
@@ -135,11 +143,183 @@ class InterruptedExit(Exit):
 
 
 @dataclass(frozen=True, slots=True)
+class HardwareExit(Exit):
+    """KVM_EXIT_UNKNOWN: the processor gave a reason that KVM does not handle."""
+
+    hardware_reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionExit(Exit):
+    """KVM_EXIT_EXCEPTION: the guest took an exception that KVM leaves to userspace."""
+
+    vector: int
+    error_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class IrqWindowExit(Exit):
+    """KVM_EXIT_IRQ_WINDOW_OPEN: the guest takes interrupts, as was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTprExit(Exit):
+    """KVM_EXIT_SET_TPR: the guest set its TPR, without an in-kernel local APIC; `cr8` is it."""
+
+    cr8: int
+
+
+@dataclass(frozen=True, slots=True)
+class TprAccessExit(Exit):
+    """KVM_EXIT_TPR_ACCESS: the instruction at `rip` used the TPR (KVM_TPR_ACCESS_REPORTING)."""
+
+    rip: int
+    is_write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NmiExit(Exit):
+    """KVM_EXIT_NMI: the guest exited for an NMI of the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class IoapicEoiExit(Exit):
+    """KVM_EXIT_IOAPIC_EOI: the guest ended a level-triggered `vector`, with a split irqchip."""
+
+    vector: int
+
+
+@dataclass(frozen=True, slots=True)
+class HypervSynicExit(Exit):
+    """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNIC: a guest set up its interrupt controller."""
+
+    msr: int
+    control: int
+    evt_page: int
+    msg_page: int
+
+
+@dataclass(frozen=True, slots=True)
+class HypervCallExit(Exit):
+    """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_HCALL: answered with ``Vcpu.complete_hyperv``."""
+
+    input: int
+    params: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HypervDebugExit(Exit):
+    """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNDBG: a guest's kernel debugger."""
+
+    msr: int
+    control: int
+    status: int
+    send_page: int
+    recv_page: int
+    pending_page: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingFullExit(Exit):
+    """KVM_EXIT_DIRTY_RING_FULL: harvest the vCPU's ring, and KVM_RESET_DIRTY_RINGS."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApResetHoldExit(Exit):
+    """KVM_EXIT_AP_RESET_HOLD: an SEV-ES guest's vCPU waits for its start-up interrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusLockExit(Exit):
+    """KVM_EXIT_X86_BUS_LOCK: the guest locked the bus (KVM_CAP_X86_BUS_LOCK_EXIT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class XenExit(Exit):
+    """KVM_EXIT_XEN of KVM_EXIT_XEN_HCALL: answered with ``Vcpu.complete_xen``."""
+
+    longmode: bool
+    cpl: int
+    input: int
+    params: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyExit(Exit):
+    """KVM_EXIT_NOTIFY (6.0): the guest let no event through (KVM_CAP_X86_NOTIFY_VMEXIT)."""
+
+    flags: int
+
+    @property
+    def context_invalid(self) -> bool:
+        """Whether the guest's state is lost, so that it can't go on."""
+        return bool(self.flags & lib.KVM_NOTIFY_CONTEXT_INVALID)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxExit(Exit):
+    """KVM_EXIT_TDX (6.16): a TDVMCALL; answered with ``Vcpu.complete_tdx``.
+
+    `number` is R11 (GHCI: 0x10000 GetTdVmCallInfo, 0x10002 GetQuote, 0x10004
+    SetupEventNotifyInterrupt); `data` are its inputs: GetQuote's gpa and size, for one.
+    """
+
+    number: int
+    flags: int
+    data: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnpReqCertsExit(Exit):
+    """KVM_EXIT_SNP_REQ_CERTS (7.0): an SNP guest wants certificates at `gpa`.
+
+    KVM_SEV_SNP_ENABLE_REQ_CERTS asks for it; ``Vcpu.complete_req_certs`` answers.
+    """
+
+    gpa: int
+    npages: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownExit(Exit):
     """A reason this package has no type for; `raw` is the exit union's first 256 bytes."""
 
     raw: bytes
 
+
+#: Every exit that Vcpu.run() gives, for ``match`` with ``assert_never`` at its end.
+AnyExit: TypeAlias = (
+    IoExit
+    | MmioExit
+    | HltExit
+    | ShutdownExit
+    | FailEntryExit
+    | InternalErrorExit
+    | MemoryFaultExit
+    | HypercallExit
+    | SystemEventExit
+    | MsrExit
+    | DebugExit
+    | InterruptedExit
+    | HardwareExit
+    | ExceptionExit
+    | IrqWindowExit
+    | SetTprExit
+    | TprAccessExit
+    | NmiExit
+    | IoapicEoiExit
+    | HypervSynicExit
+    | HypervCallExit
+    | HypervDebugExit
+    | DirtyRingFullExit
+    | ApResetHoldExit
+    | BusLockExit
+    | XenExit
+    | NotifyExit
+    | TdxExit
+    | SnpReqCertsExit
+    | UnknownExit
+)
 
 #: exit_reason -> the kernel's name, from the binding; two names for one number keep the first.
 REASON_NAMES: dict[int, str] = {}
@@ -149,72 +329,3 @@ for _name in sorted(n for n in dir(lib) if n.startswith("KVM_EXIT_")):
         ("KVM_EXIT_IO_", "KVM_EXIT_HYPERV_", "KVM_EXIT_XEN_HCALL", "KVM_EXIT_HYPERCALL_")
     ):
         REASON_NAMES.setdefault(int(getattr(lib, _name)), _name)
-
-
-_run = pointer_to("kvm_run")
-
-
-def read_exit(run: Any, errno: int = 0, size: int | None = None) -> Exit:
-    """Decode `run` (struct kvm_run *) after a KVM_RUN that returned 0, or failed with `errno`.
-
-    `size` is how many bytes are mapped from there, by default the struct's own: the data of a port
-    lies behind it. KernelFault for an exit whose data lies beyond.
-    """
-    return exit_of(_run(run), errno, ffi.sizeof("struct kvm_run") if size is None else size)
-
-
-def exit_of(run: Any, errno: int, size: int) -> Exit:
-    """As read_exit(), for a run page that is known to be one: the caller's hot path."""
-    reason = int(run.exit_reason)
-    if reason == lib.KVM_EXIT_IO:
-        io = run.io
-        length, offset = int(io.size) * int(io.count), int(io.data_offset)
-        if offset + length > size:
-            raise KernelFault(
-                f"KVM_EXIT_IO with {length} bytes at {offset:#x}, outside the {size:#x} of kvm_run"
-            )
-        is_out = io.direction == lib.KVM_EXIT_IO_OUT
-        data = bytes(ffi.buffer(ffi.cast("char *", run) + offset, length)) if is_out else b""
-        return IoExit(reason, is_out, int(io.port), int(io.size), int(io.count), data, offset)
-    if reason == lib.KVM_EXIT_HLT:
-        return HltExit(reason)
-    if reason == lib.KVM_EXIT_MMIO:
-        mmio = run.mmio
-        data = bytes(ffi.buffer(mmio.data)[: int(mmio.len)]) if mmio.is_write else b""
-        return MmioExit(reason, bool(mmio.is_write), int(mmio.phys_addr), int(mmio.len), data)
-    if reason == lib.KVM_EXIT_SHUTDOWN:
-        return ShutdownExit(reason)
-    if reason == lib.KVM_EXIT_FAIL_ENTRY:
-        entry = run.fail_entry
-        return FailEntryExit(reason, int(entry.hardware_entry_failure_reason), int(entry.cpu))
-    if reason == lib.KVM_EXIT_INTERNAL_ERROR:
-        internal = run.internal
-        count = min(int(internal.ndata), 16)
-        return InternalErrorExit(
-            reason, int(internal.suberror), tuple(int(internal.data[i]) for i in range(count))
-        )
-    if reason == lib.KVM_EXIT_MEMORY_FAULT:
-        fault = run.memory_fault
-        return MemoryFaultExit(reason, int(fault.flags), int(fault.gpa), int(fault.size), errno)
-    if reason == lib.KVM_EXIT_HYPERCALL:
-        call = run.hypercall
-        return HypercallExit(
-            reason, int(call.nr), tuple(int(arg) for arg in call.args), int(call.flags)
-        )
-    if reason == lib.KVM_EXIT_SYSTEM_EVENT:
-        event = run.system_event
-        count = min(int(event.ndata), 16)
-        return SystemEventExit(
-            reason, int(event.type), tuple(int(event.data[i]) for i in range(count))
-        )
-    if reason in (lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR):
-        msr = run.msr
-        is_write = reason == lib.KVM_EXIT_X86_WRMSR
-        return MsrExit(reason, is_write, int(msr.index), int(msr.data), int(msr.reason))
-    if reason == lib.KVM_EXIT_DEBUG:
-        arch = run.debug.arch
-        return DebugExit(reason, int(arch.exception), int(arch.pc), int(arch.dr6), int(arch.dr7))
-    if reason == lib.KVM_EXIT_INTR:
-        return InterruptedExit(reason)
-    raw = ffi.cast("char *", ffi.addressof(run, "io"))
-    return UnknownExit(reason, bytes(ffi.buffer(raw, 256)))

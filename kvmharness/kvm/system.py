@@ -11,8 +11,10 @@ from typing import Any, TypeVar, overload
 
 from kvmharness.errors import MissingCapability
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.caps import Cap, check_extension
 from kvmharness.kvm.device import device_attr, get_device_attr_u64
 from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.features import FeaturesCalls, FeaturesTry
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
@@ -26,8 +28,10 @@ _CPUID_ENTRIES = 256
 _MSR_INDICES = 1024
 
 
-class KvmTry:
+class KvmTry(FeaturesTry):
     """The calls /dev/kvm takes, each giving a Result."""
+
+    _kvm: Kvm
 
     def __init__(self, kvm: Kvm) -> None:
         self._kvm = kvm
@@ -36,9 +40,9 @@ class KvmTry:
         """KVM_GET_API_VERSION: 12 on every kernel since 2.6.22."""
         return ioctl.call(self._kvm.fileno(), "KVM_GET_API_VERSION")
 
-    def check_extension(self, capability: int) -> Result[int]:
+    def check_extension(self, capability: Cap | int) -> Result[int]:
         """KVM_CHECK_EXTENSION: 0 if `capability` is unknown or off, else its value."""
-        return ioctl.call(self._kvm.fileno(), "KVM_CHECK_EXTENSION", capability)
+        return check_extension(self._kvm, capability)
 
     def get_vcpu_mmap_size(self) -> Result[int]:
         """KVM_GET_VCPU_MMAP_SIZE: bytes to map of a vCPU fd."""
@@ -109,7 +113,7 @@ class KvmTry:
         return result.with_value([int(indices.indices[i]) for i in range(count)])
 
 
-class Kvm(OwnedFd):
+class Kvm(FeaturesCalls, OwnedFd):
     """An open /dev/kvm."""
 
     def __init__(self, fd: int) -> None:

@@ -11,14 +11,29 @@ from typing import Any
 
 from kvmharness.errors import HarnessError, KernelFault, RunTimeout
 from kvmharness.kvm import ioctl
-from kvmharness.kvm.exits import Exit, InterruptedExit, IoExit, MmioExit, exit_of
+from kvmharness.kvm.answers import AnswersCalls
+from kvmharness.kvm.caps import Cap, enable_cap
+from kvmharness.kvm.clock import VcpuClockCalls, VcpuClockTry
+from kvmharness.kvm.coalesced import VcpuCoalescedCalls
+from kvmharness.kvm.debug import DebugCalls, DebugTry
+from kvmharness.kvm.dirty import VcpuDirtyCalls
+from kvmharness.kvm.events import EventsCalls, EventsTry
+from kvmharness.kvm.exit_reader import exit_of
+from kvmharness.kvm.exits import AnyExit, InterruptedExit, IoExit, MmioExit
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, u64
+from kvmharness.kvm.fpu import FpuCalls, FpuTry
+from kvmharness.kvm.hyperv import VcpuHypervCalls, VcpuHypervTry
 from kvmharness.kvm.ioctl import raising
+from kvmharness.kvm.lapic import LapicCalls, LapicTry
 from kvmharness.kvm.mapping import MAP_SHARED, map_memory
+from kvmharness.kvm.mce import McheckCalls, McheckTry
 from kvmharness.kvm.memslots import Memslots
+from kvmharness.kvm.nested import NestedCalls, NestedTry
+from kvmharness.kvm.registers import RegistersCalls, RegistersTry
 from kvmharness.kvm.result import KvmError, Result
+from kvmharness.kvm.stats import VcpuStatsCalls, VcpuStatsTry
 
 EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
 
@@ -61,8 +76,21 @@ _MMIO_BYTES = 8
 _LEAVE_SECONDS = 10.0
 
 
-class VcpuTry:
+class VcpuTry(
+    RegistersTry,
+    FpuTry,
+    EventsTry,
+    DebugTry,
+    LapicTry,
+    NestedTry,
+    McheckTry,
+    VcpuClockTry,
+    VcpuHypervTry,
+    VcpuStatsTry,
+):
     """The calls a vCPU fd takes, each giving a Result."""
+
+    _vcpu: Vcpu
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._vcpu = vcpu
@@ -128,15 +156,9 @@ class VcpuTry:
         arguments = make("struct kvm_interrupt *", irq=vector)
         return ioctl.call(self._vcpu.fileno(), "KVM_INTERRUPT", arguments)
 
-    def set_guest_debug(self, control: int) -> Result[int]:
-        """KVM_SET_GUEST_DEBUG: `control` is KVM_GUESTDBG_*; single-step exits as DebugExit."""
-        debug = make("struct kvm_guest_debug *", control=control)
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_GUEST_DEBUG", debug)
-
-    def enable_cap(self, capability: int, *args: int) -> Result[int]:
+    def enable_cap(self, capability: Cap | int, *args: int) -> Result[int]:
         """KVM_ENABLE_CAP on the vCPU: `args` are up to four u64."""
-        arguments = capability_arguments(capability, args, 0)
-        return ioctl.call(self._vcpu.fileno(), "KVM_ENABLE_CAP", arguments)
+        return enable_cap(self._vcpu, capability, args)
 
     def get_mp_state(self) -> Result[int]:
         """KVM_GET_MP_STATE: KVM_MP_STATE_RUNNABLE and so on."""
@@ -161,7 +183,22 @@ class VcpuTry:
         )
 
 
-class Vcpu(OwnedFd):
+class Vcpu(
+    RegistersCalls,
+    FpuCalls,
+    EventsCalls,
+    DebugCalls,
+    LapicCalls,
+    NestedCalls,
+    McheckCalls,
+    VcpuClockCalls,
+    VcpuHypervCalls,
+    VcpuStatsCalls,
+    VcpuDirtyCalls,
+    VcpuCoalescedCalls,
+    AnswersCalls,
+    OwnedFd,
+):
     """A vCPU, made by ``Vm.create_vcpu``.
 
     Runs on whichever thread calls run(), one at a time: the kernel makes a second KVM_RUN wait in a
@@ -207,13 +244,12 @@ class Vcpu(OwnedFd):
     set_msrs = raising(VcpuTry.set_msrs)
     pre_fault_memory = raising(VcpuTry.pre_fault_memory)
     interrupt = raising(VcpuTry.interrupt)
-    set_guest_debug = raising(VcpuTry.set_guest_debug)
     enable_cap = raising(VcpuTry.enable_cap)
     get_mp_state = raising(VcpuTry.get_mp_state)
     set_mp_state = raising(VcpuTry.set_mp_state)
     memory_encrypt_op = raising(VcpuTry.memory_encrypt_op)
 
-    def run(self, timeout: float) -> Exit:
+    def run(self, timeout: float) -> AnyExit:
         """KVM_RUN: run until the guest exits, at most `timeout` seconds.
 
         Raises RunTimeout at the deadline, also when the kernel itself loops, KvmError when
@@ -398,13 +434,6 @@ class Vcpu(OwnedFd):
             f"vCPU {self.id} did not exit within {timeout:g} s{where}: the guest loops, waits for "
             "an interrupt that never comes, or the kernel loops inside KVM_RUN"
         )
-
-
-def capability_arguments(capability: int, args: Sequence[int], flags: int) -> Any:
-    """Return the ``struct kvm_enable_cap *`` with up to four `args`."""
-    if len(args) > 4:
-        raise ValueError(f"args: KVM_ENABLE_CAP takes up to 4, not {len(args)}")
-    return make("struct kvm_enable_cap *", cap=capability, flags=flags, args=list(args))
 
 
 def _msrs(values: Sequence[tuple[int, int]]) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,17 +11,27 @@ from typing import Any
 
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.caps import Cap, check_extension, enable_cap
+from kvmharness.kvm.clock import VmClockCalls, VmClockTry
+from kvmharness.kvm.coalesced import VmCoalescedCalls, VmCoalescedTry
 from kvmharness.kvm.device import Device, device_attr
+from kvmharness.kvm.dirty import VmDirtyCalls, VmDirtyTry
 from kvmharness.kvm.fd import HasFileno, OwnedFd
 from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import fd_number, make, pointer_to, u64
+from kvmharness.kvm.fpu import XSAVE_SIZE
 from kvmharness.kvm.guest_memfd import GuestMemfd
+from kvmharness.kvm.hyperv import VmHypervCalls, VmHypervTry
 from kvmharness.kvm.ioctl import raising
+from kvmharness.kvm.irqchip import IrqchipCalls, IrqchipTry
 from kvmharness.kvm.mapping import PAGE_SIZE, Mapping, mappings_in
 from kvmharness.kvm.memslots import Bindable, Memslots
+from kvmharness.kvm.mmu import MmuCalls, MmuTry
+from kvmharness.kvm.pmu import PmuCalls, PmuTry
 from kvmharness.kvm.result import Result
-from kvmharness.kvm.vcpu import Vcpu, capability_arguments
+from kvmharness.kvm.stats import VmStatsCalls, VmStatsTry
+from kvmharness.kvm.vcpu import Vcpu
 
 _sev_command = pointer_to("kvm_sev_cmd")
 _tdx_command = pointer_to("kvm_tdx_cmd")
@@ -29,33 +40,37 @@ _tdx_command = pointer_to("kvm_tdx_cmd")
 _Fd = HasFileno | int
 
 
-class VmTry:
+class VmTry(
+    IrqchipTry, VmDirtyTry, VmCoalescedTry, VmClockTry, MmuTry, PmuTry, VmHypervTry, VmStatsTry
+):
     """The calls a VM fd takes, each giving a Result. Values reach the kernel unchecked."""
+
+    _vm: Vm
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
 
     # -------------------------------------------------------------- capabilities
 
-    def check_extension(self, capability: int) -> Result[int]:
+    def check_extension(self, capability: Cap | int) -> Result[int]:
         """KVM_CHECK_EXTENSION on the VM: like /dev/kvm's, for this VM's type."""
-        return ioctl.call(self._vm.fileno(), "KVM_CHECK_EXTENSION", capability)
+        return check_extension(self._vm, capability)
 
-    def enable_cap(self, capability: int, *args: int, flags: int = 0) -> Result[int]:
+    def enable_cap(self, capability: Cap | int, *args: int, flags: int = 0) -> Result[int]:
         """KVM_ENABLE_CAP: `args` are up to four u64, as the capability defines them."""
-        arguments = capability_arguments(capability, args, flags)
-        return ioctl.call(self._vm.fileno(), "KVM_ENABLE_CAP", arguments)
+        return enable_cap(self._vm, capability, args, flags)
 
     # -------------------------------------------------------------- vCPUs
 
     def create_vcpu(self, vcpu_id: int) -> Result[Vcpu]:
         """KVM_CREATE_VCPU: EEXIST if `vcpu_id` is taken, EINVAL past the maximum."""
+        xsave_size = self._vm.xsave_size
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_VCPU", vcpu_id)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
-        return result.with_value(
-            Vcpu(result.ret, vcpu_id, self._vm.vcpu_mmap_size, self._vm.memslots)
-        )
+        made = Vcpu(result.ret, vcpu_id, self._vm.vcpu_mmap_size, self._vm.memslots)
+        made.xsave_size = xsave_size
+        return result.with_value(made)
 
     # -------------------------------------------------------------- memory
 
@@ -200,18 +215,45 @@ class VmTry:
         line = make("struct kvm_irq_level *", irq=irq, level=level)
         return ioctl.call(self._vm.fileno(), "KVM_IRQ_LINE", line)
 
-    def signal_msi(self, address: int, data: int) -> Result[int]:
-        """KVM_SIGNAL_MSI: deliver one message; the value is 1 if a vCPU took it, 0 if blocked."""
+    def signal_msi(
+        self, address: int, data: int, *, devid: int | None = None, flags: int = 0
+    ) -> Result[int]:
+        """KVM_SIGNAL_MSI: deliver one message; the value is 1 if a vCPU took it, 0 if blocked.
+
+        `devid` adds KVM_MSI_VALID_DEVID, which x86 refuses.
+        """
         whole = u64("address", address)
         msi = make(
-            "struct kvm_msi *", address_lo=whole & 0xFFFFFFFF, address_hi=whole >> 32, data=data
+            "struct kvm_msi *",
+            address_lo=whole & 0xFFFFFFFF,
+            address_hi=whole >> 32,
+            data=data,
+            devid=devid or 0,
+            flags=flags | (0 if devid is None else lib.KVM_MSI_VALID_DEVID),
         )
         return ioctl.call(self._vm.fileno(), "KVM_SIGNAL_MSI", msi)
 
-    def irqfd(self, eventfd: HasFileno | int, gsi: int, flags: int = 0) -> Result[int]:
-        """KVM_IRQFD: raise `gsi` on each write to `eventfd`, until KVM_IRQFD_FLAG_DEASSIGN."""
+    def irqfd(
+        self,
+        eventfd: HasFileno | int,
+        gsi: int,
+        flags: int = 0,
+        *,
+        resample: HasFileno | int | None = None,
+    ) -> Result[int]:
+        """KVM_IRQFD: raise `gsi` on each write to `eventfd`, until KVM_IRQFD_FLAG_DEASSIGN.
+
+        `gsi` is a pin or, by set_gsi_routing, a message. With `resample` (an eventfd) the line is
+        level-triggered, KVM_IRQFD_FLAG_RESAMPLE is added, and each EOI by the guest lowers the
+        line and signals `resample`.
+        """
+        more = 0 if resample is None else lib.KVM_IRQFD_FLAG_RESAMPLE
         arguments = make(
-            "struct kvm_irqfd *", fd=fd_number("eventfd", eventfd), gsi=gsi, flags=flags
+            "struct kvm_irqfd *",
+            fd=fd_number("eventfd", eventfd),
+            gsi=gsi,
+            flags=flags | more,
+            resamplefd=0 if resample is None else fd_number("resample", resample),
         )
         return ioctl.call(self._vm.fileno(), "KVM_IRQFD", arguments)
 
@@ -256,10 +298,6 @@ class VmTry:
     def has_device_attr(self, group: int, attr: int) -> Result[int]:
         """KVM_HAS_DEVICE_ATTR on the VM fd: 0, or ENXIO."""
         return device_attr(self._vm, "KVM_HAS_DEVICE_ATTR", group, attr, 0)
-
-    def set_tsc_khz(self, khz: int) -> Result[int]:
-        """KVM_SET_TSC_KHZ on the VM (KVM_CAP_VM_TSC_CONTROL): the default for its vCPUs."""
-        return ioctl.call(self._vm.fileno(), "KVM_SET_TSC_KHZ", khz)
 
     def set_msr_filter(self, ranges: Sequence[tuple[int, int, int]], flags: int = 0) -> Result[int]:
         """KVM_X86_SET_MSR_FILTER: deny the MSRs in `ranges`, each (first, count, KVM_MSR_FILTER_*).
@@ -312,7 +350,17 @@ class VmTry:
         return ioctl.call(self._vm.fileno(), name, region)
 
 
-class Vm(OwnedFd):
+class Vm(
+    IrqchipCalls,
+    VmDirtyCalls,
+    VmCoalescedCalls,
+    VmClockCalls,
+    MmuCalls,
+    PmuCalls,
+    VmHypervCalls,
+    VmStatsCalls,
+    OwnedFd,
+):
     """A VM, made by ``Kvm.create_vm``. Its memory lives on while a vCPU or guest_memfd is open.
 
     ``memslots`` holds what backs the slots, until the VM and its last vCPU are closed.
@@ -325,6 +373,12 @@ class Vm(OwnedFd):
         self.memslots = Memslots(fd).hold()
         #: For KVM_GET_DIRTY_LOG, used again: mapping one costs more than the call.
         self._bitmaps: list[FencedBuffer] = []
+
+    @functools.cached_property
+    def xsave_size(self) -> int:
+        """Bytes of a vCPU's XSAVE area (KVM_CAP_XSAVE2), as the first vCPU found it."""
+        asked = check_extension(self, Cap.XSAVE2)
+        return max(asked.ret, XSAVE_SIZE)
 
     @property
     def try_(self) -> VmTry:
@@ -348,7 +402,6 @@ class Vm(OwnedFd):
     set_tss_addr = raising(VmTry.set_tss_addr)
     create_device = raising(VmTry.create_device)
     has_device_attr = raising(VmTry.has_device_attr)
-    set_tsc_khz = raising(VmTry.set_tsc_khz)
     set_msr_filter = raising(VmTry.set_msr_filter)
     memory_encrypt_op = raising(VmTry.memory_encrypt_op)
     memory_encrypt_region = raising(VmTry.memory_encrypt_region)

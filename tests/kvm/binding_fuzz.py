@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 
 from kvmharness.kvm import ioctl, mapping, raw
 from kvmharness.kvm.device import Device
-from kvmharness.kvm.exits import IoExit, MmioExit, read_exit
+from kvmharness.kvm.exit_reader import read_exit
+from kvmharness.kvm.exits import IoExit, MmioExit
 from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.guest_memfd import GuestMemfd

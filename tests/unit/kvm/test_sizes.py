@@ -13,7 +13,8 @@ import pytest
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.device import Device
-from kvmharness.kvm.exits import Exit, IoExit, MmioExit, read_exit
+from kvmharness.kvm.exit_reader import read_exit
+from kvmharness.kvm.exits import Exit, IoExit, MmioExit
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.mapping import (
