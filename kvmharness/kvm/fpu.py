@@ -103,7 +103,11 @@ class FpuTry:
         return get(self._vcpu, "KVM_GET_FPU", Fpu)
 
     def set_fpu(self, fpu: Fpu) -> Result[int]:
-        """KVM_SET_FPU."""
+        """KVM_SET_FPU.
+
+        Where the host has XSAVE, the guest gets of it what the area's `xstate_bv` says is in use,
+        and that stays as it was: set_xsave sets both.
+        """
         return put(self._vcpu, "KVM_SET_FPU", fpu, Fpu)
 
     def get_xsave(self) -> Result[Xsave]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmharness import Machine, RunTimeout, VmBuilder
-from kvmharness.kvm import ioctl
-from kvmharness.kvm.exits import HltExit
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.exits import HltExit, IrqWindowExit
+from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.irqchip import Irqchip, MsiRoute, PinRoute, default_routes
 from kvmharness.machine import payload
 from kvmharness.machine.payload import ExitCase
 
@@ -178,16 +178,149 @@ def test_a_chip_comes_before_vcpus_and_once(waiting: Callable[..., Machine]) -> 
         assert machine.try_.create_irqchip().errno_name == "EEXIST"
 
 
+@IRQCHIP
+@pytest.mark.scenario("run.irq.pic_state")
+def test_a_pics_vectors_begin_where_its_state_says(waiting: Callable[..., Machine]) -> None:
+    with waiting(0x28 + GSI, with_chip) as machine:
+        state = machine.get_irqchip(Irqchip.PIC_MASTER)
+        assert state.pic.irq_base == 0
+        state.pic.irq_base = 0x28
+        machine.set_irqchip(state)
+        assert machine.get_irqchip(Irqchip.PIC_MASTER) == state
+        machine.irq_line(GSI, 1)
+        assert machine.run().console == HELLO
+        assert machine.try_.get_irqchip(3).errno_name == "EINVAL"
+
+
+@IRQCHIP
+@pytest.mark.requires_cap("KVM_CAP_IRQFD_RESAMPLE")
+@pytest.mark.scenario("run.irq.irqfd_resample")
+def test_the_end_of_an_interrupt_lowers_the_line_and_tells(
+    waiting: Callable[..., Machine], eventfd: int
+) -> None:
+    """The PIC ends it by itself (auto_eoi), when the vCPU takes it."""
+    resample = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        with waiting(PIC_VECTOR, with_chip) as machine:
+            state = machine.get_irqchip(Irqchip.PIC_MASTER)
+            state.pic.auto_eoi = 1
+            state.pic.elcr = 1 << GSI  # level-triggered
+            machine.set_irqchip(state)
+            machine.irqfd(eventfd, GSI, resample=resample)
+            signal(eventfd)
+            assert count(resample) == 0
+            assert machine.run().console == HELLO
+            assert count(resample) == 1
+            nothing_comes(machine)  # the line is down
+    finally:
+        os.close(resample)
+
+
+@IRQCHIP
+@pytest.mark.scenario("run.irq.line_status")
+def test_a_line_says_whether_it_was_delivered(waiting: Callable[..., Machine]) -> None:
+    with waiting(PIC_VECTOR, with_chip) as machine:
+        assert machine.irq_line_status(GSI, 1) > 0
+        machine.irq_line(GSI, 0)
+        assert machine.irq_line_status(GSI, 1) == 0  # a second edge: together with the first
+        assert machine.run().console == HELLO
+
+
+@IRQCHIP
+@pytest.mark.requires_cap("KVM_CAP_IRQ_ROUTING")
+@pytest.mark.scenario("run.irq.routes")
+def test_a_line_goes_where_its_route_leads(waiting: Callable[..., Machine]) -> None:
+    with waiting(PIC_VECTOR, with_chip) as machine:
+        machine.set_gsi_routing(
+            [route for route in default_routes() if route.gsi != GSI]
+            + [PinRoute(30, Irqchip.PIC_MASTER, GSI)]
+        )
+        machine.irq_line(GSI, 1)  # leads nowhere now
+        nothing_comes(machine)
+        machine.irq_line(30, 1)
+        assert machine.run().console == HELLO
+        beyond = [PinRoute(0, Irqchip.IOAPIC, lib.KVM_IOAPIC_NUM_PINS)]
+        assert machine.try_.set_gsi_routing(beyond).errno_name == "EINVAL"
+        assert machine.try_.set_gsi_routing([], flags=1).errno_name == "EINVAL"
+
+
+@IRQCHIP
+@pytest.mark.requires_cap("KVM_CAP_PIT2")
+@pytest.mark.scenario("run.irq.pit")
+def test_the_timer_interrupts_as_its_state_says(waiting: Callable[..., Machine]) -> None:
+    def with_pit(machine: Machine) -> None:
+        assert machine.try_.create_pit2().errno_name == "ENOENT"
+        machine.create_irqchip()
+        machine.create_pit2()
+        assert machine.try_.create_pit2().errno_name == "EEXIST"
+
+    with waiting(0x20, with_pit) as machine:
+        pic = machine.get_irqchip(Irqchip.PIC_MASTER)
+        pic.pic.irq_base = 0x20
+        machine.set_irqchip(pic)
+        nothing_comes(machine)
+        timer = machine.get_pit2()
+        timer.channels[0].mode = 2
+        timer.channels[0].count = 1193  # of 1.193182 MHz: 1 ms
+        machine.set_pit2(timer)
+        assert machine.get_pit2().channels[0].count == 1193
+        machine.reinject_control(False)
+        assert machine.run().console == HELLO
+
+
+@pytest.mark.scenario("run.irq.nmi")
+def test_an_nmi_comes_through_vector_two(waiting: Callable[..., Machine]) -> None:
+    with waiting(2) as machine:
+        vcpu = machine.vcpus[0]
+        assert isinstance(vcpu.run(5), HltExit)
+        vcpu.nmi()
+        assert vcpu.get_vcpu_events().nmi.pending == 1
+        assert machine.run().console == HELLO
+        assert vcpu.get_vcpu_events().nmi.masked == 1  # no IRET yet
+
+
+@pytest.mark.scenario("run.irq.nmi_events")
+def test_an_nmi_set_as_an_event_comes_too(waiting: Callable[..., Machine]) -> None:
+    with waiting(2) as machine:
+        vcpu = machine.vcpus[0]
+        events = vcpu.get_vcpu_events()
+        events.nmi.pending = 1
+        events.flags |= lib.KVM_VCPUEVENT_VALID_NMI_PENDING
+        vcpu.set_vcpu_events(events)
+        assert machine.run().console == HELLO
+        events.flags = 1 << 31
+        assert vcpu.try_.set_vcpu_events(events).errno_name == "EINVAL"
+
+
+@pytest.mark.scenario("run.irq.window")
+def test_the_vmm_is_told_when_interrupts_are_taken(
+    vm_builder: Callable[..., VmBuilder],
+) -> None:
+    with vm_builder().memory(0, 1 << 20, "anonymous").payload("hello16").build() as machine:
+        machine.write(0x2000, b"\xfb\x90\x90\xf4")  # sti; nop; nop; hlt
+        vcpu = machine.vcpus[0]
+        regs = vcpu.get_regs()
+        regs.rip, regs.rflags = 0x2000, 2
+        vcpu.set_regs(regs)
+        vcpu.request_interrupt_window()
+        exit_ = vcpu.run(5)
+        if isinstance(exit_, HltExit):
+            pytest.skip("this host's KVM opens no interrupt window before HLT")
+        assert isinstance(exit_, IrqWindowExit)
+        assert vcpu.kvm_run.if_flag == 1
+        assert vcpu.kvm_run.ready_for_interrupt_injection == 1
+        vcpu.request_interrupt_window(False)
+        assert isinstance(vcpu.run(5), HltExit)
+
+
 # ------------------------------------------------------------------ MSIs and the split irqchip
 
 
 def enable_local_apic(machine: Machine) -> None:
     """Set the software-enable bit of the spurious vector register, as a guest would."""
-    state = ffi.new("struct kvm_lapic_state *")
-    vcpu = machine.vcpus[0].fileno()
-    ioctl.call(vcpu, "KVM_GET_LAPIC", state).unwrap()
-    state.regs[0xF1] = bytes([ord(state.regs[0xF1]) | 1])
-    ioctl.call(vcpu, "KVM_SET_LAPIC", state).unwrap()
+    lapic = machine.vcpus[0].get_lapic()
+    lapic.write(0xF0, lapic.read(0xF0) | 0x100)
+    machine.vcpus[0].set_lapic(lapic)
 
 
 def with_split_chip(machine: Machine) -> None:
@@ -224,13 +357,7 @@ def test_an_eventfd_routed_to_a_message(
     """The only route a split irqchip has: the VMM's own IOAPIC and devices send messages."""
     with waiting(MSI_VECTOR, chip) as machine:
         enable_local_apic(machine)
-        routing = ffi.new("struct kvm_irq_routing *", {"entries": 1})
-        routing.nr = 1
-        routing.entries[0].gsi = GSI
-        routing.entries[0].type = lib.KVM_IRQ_ROUTING_MSI
-        routing.entries[0].u.msi.address_lo = MSI_ADDRESS
-        routing.entries[0].u.msi.data = MSI_VECTOR
-        ioctl.call(machine.fileno(), "KVM_SET_GSI_ROUTING", routing).unwrap()
+        machine.set_gsi_routing([MsiRoute(GSI, MSI_ADDRESS, MSI_VECTOR)])
         machine.irqfd(eventfd, GSI)
         nothing_comes(machine)
         signal(eventfd)
