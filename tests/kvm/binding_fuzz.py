@@ -28,13 +28,25 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from kvmharness.kvm import ioctl, mapping, raw
+from kvmharness.kvm.clock import ClockData
+from kvmharness.kvm.debug import DebugRegs, GuestDebug
 from kvmharness.kvm.device import Device
+from kvmharness.kvm.dirty import DirtyRing
+from kvmharness.kvm.events import VcpuEvents
 from kvmharness.kvm.exit_reader import read_exit
 from kvmharness.kvm.exits import IoExit, MmioExit
+from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fpu import Fpu, Xcrs, Xsave
 from kvmharness.kvm.guest_memfd import GuestMemfd
+from kvmharness.kvm.irqchip import HypervRoute, IrqchipState, MsiRoute, PinRoute, PitState2
+from kvmharness.kvm.lapic import Lapic
 from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, map_memory
+from kvmharness.kvm.mce import MachineCheck
+from kvmharness.kvm.nested import NestedState
+from kvmharness.kvm.registers import Sregs2
+from kvmharness.kvm.stats import StatsFd
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
@@ -154,7 +166,7 @@ class Of:
 
 OBJECTS = (
     "kvm", "vm", "vcpu", "memfd", "device", "sev", "mapping", "fenced", "source", "snp", "tdx",
-    "tdx_vcpu",
+    "tdx_vcpu", "ring", "stats", "lapic", "xsave",
 )  # fmt: skip
 
 ANYTHING = st.one_of(
@@ -195,7 +207,33 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "ranges": st.lists(st.tuples(numbers(), numbers(), numbers()), max_size=18),
     "slot": st.integers(0, 3),
     "fd": st.sampled_from([Of("vm", "fileno"), Of("kvm", "fileno"), Of("vcpu", "fileno")]),
+    "bitmap": buffers(),
+    "routes": st.lists(
+        st.one_of(
+            st.builds(PinRoute, *[numbers()] * 3),
+            st.builds(MsiRoute, *[numbers()] * 4),
+            st.builds(HypervRoute, *[numbers()] * 3),
+        ),
+        max_size=5,
+    ),
+    "events": st.one_of(st.builds(VcpuEvents), st.lists(numbers(), max_size=6)),
+    "state": st.one_of(
+        st.builds(PitState2),
+        st.builds(IrqchipState),
+        st.builds(NestedState, numbers(), numbers(), buffers(), buffers()),
+    ),
+    "xsave": st.builds(Xsave, st.integers(0, 3 * PAGE_SIZE).map(bytearray)),
+    "fpu": st.builds(Fpu),
+    "xcrs": st.builds(Xcrs),
+    "lapic": st.builds(Lapic),
+    "registers": st.builds(DebugRegs),
+    "debug": st.one_of(st.builds(GuestDebug), numbers()),
+    "debugreg": st.lists(numbers(), max_size=9),
+    "clock": st.builds(ClockData),
+    "error": st.builds(MachineCheck),
 }
+#: Two methods have a parameter of this name, with structs of two kinds.
+FITTING["sregs"] = st.one_of(FITTING["sregs"], st.builds(Sregs2))
 
 
 # ------------------------------------------------------------------ what is called
@@ -221,6 +259,10 @@ class World:
             "snp": Snp(vm, kvm.fileno()),
             "tdx": Tdx(vm),
             "tdx_vcpu": TdxVcpu(vcpu),
+            "ring": DirtyRing(_ring_file(), PAGE_SIZE),
+            "stats": StatsFd(os.open("/dev/null", os.O_RDWR)),
+            "lapic": Lapic(),
+            "xsave": Xsave(bytearray(PAGE_SIZE)),
         }
         # What lies about on the heap, between the objects that the calls make.
         self.sentinels = [ffi.new("char[]", b"\x5a" * size) for size in (8, 40, 128, 1000, 5000)]
@@ -241,8 +283,9 @@ class World:
                 os._exit(3)
 
     def close(self) -> None:
-        for name in ("vcpu", "vm", "device", "sev", "memfd", "mapping", "source", "fenced", "kvm"):
-            self.objects[name].close()
+        for thing in self.objects.values():
+            if hasattr(thing, "close"):
+                thing.close()
 
 
 def _none() -> tuple[Kvm, Vm, Vcpu, GuestMemfd]:
@@ -253,6 +296,13 @@ def _none() -> tuple[Kvm, Vm, Vcpu, GuestMemfd]:
     vm = Vm(os.open("/dev/null", os.O_RDWR), MMAP_SIZE, 0)
     kvm = Kvm(os.open("/dev/null", os.O_RDWR))
     return kvm, vm, Vcpu(fd, 0, MMAP_SIZE, vm.memslots), GuestMemfd(memory, 4 * PAGE_SIZE, 0)
+
+
+def _ring_file() -> OwnedFd:
+    """Return a file that has a dirty ring where a vCPU has it."""
+    fd = os.memfd_create("ring", os.MFD_CLOEXEC)
+    os.truncate(fd, (lib.KVM_DIRTY_LOG_PAGE_OFFSET + 1) * PAGE_SIZE)
+    return OwnedFd(fd)
 
 
 def _real() -> tuple[Kvm, Vm, Vcpu, GuestMemfd]:
