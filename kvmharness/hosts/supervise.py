@@ -68,7 +68,7 @@ class Child:
 
     def __init__(self, take: OnEvent) -> None:
         self._take_event = take
-        self._partial = b""
+        self._partial = {"stdout": b"", "stderr": b""}
         #: The tests to come, node id to id, and the id and node id of the one that runs.
         self.planned: dict[str, str] | None = None
         self.current: tuple[str, str] | None = None
@@ -82,23 +82,21 @@ class Child:
 
     def take(self, stream: str, data: bytes) -> None:
         """Take output as it comes: events, records and noise are on stderr."""
-        if stream == "stdout":
-            self.output.extend(data.decode("utf-8", "replace").splitlines())
-            return
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        *lines, self._partial[stream] = (self._partial[stream] + data).split(b"\n")
         for line in lines:
-            self._line(line)
+            self._line(stream, line)
 
     def finish(self) -> None:
-        """Take what came after the last whole line."""
-        self._line(self._partial)
-        self._partial = b""
+        """Take what came after the last whole line of each stream."""
+        for stream, line in self._partial.items():
+            self._line(stream, line)
 
-    def _line(self, line: bytes) -> None:
-        value = parse(line) if line.startswith(b"{") else None
+    def _line(self, stream: str, line: bytes) -> None:
+        value = parse(line) if stream == "stderr" and line.startswith(b"{") else None
         if value is None:
             if line.strip():
-                self.noise.append(line.decode("utf-8", "replace"))
+                kept = self.noise if stream == "stderr" else self.output
+                kept.append(line.decode("utf-8", "replace"))
             return
         if isinstance(value, Record):
             self.current = None
@@ -260,7 +258,9 @@ def _why(child: Child, run: HostRun, timeout: float) -> str:
     if run.verdict is not Verdict.FINISHED:
         return f"{run.verdict}: {run.detail}"
     if child.ended == _INTERNAL_ERROR:
-        return "pytest failed by itself"
+        mark = "INTERNALERROR> "
+        said = [line.removeprefix(mark) for line in child.output if line.startswith(mark)]
+        return f"pytest failed by itself: {said[-1] if said else 'without a word'}"
     if child.planned is None:
         return f"the tests could not be started: {last}"
     if child.hung:

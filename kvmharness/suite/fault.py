@@ -9,6 +9,7 @@ from kvmharness.errors import (
     HarnessError,
     InaccessibleMemory,
     KernelFault,
+    NotTheKernel,
     RunTimeout,
 )
 
@@ -35,3 +36,8 @@ def is_ours(error: BaseException, phase: str) -> bool:
     if isinstance(error, _OF_THE_KERNEL):
         return False
     return phase != "call" or isinstance(error, HarnessError)
+
+
+def own_words(error: BaseException) -> str:
+    """Return the reason that an exception gives in words meant for a report, on one line."""
+    return " ".join(str(error).split()) if isinstance(error, NotTheKernel) else ""

@@ -59,8 +59,8 @@ class Watch:
         self.baseline: Snapshot | None = None
         self.kernel_lines: list[KernelLine] = []
         self.reports: list[pytest.TestReport] = []
-        #: Those of them that are not the kernel's fault.
-        self.ours: list[pytest.TestReport] = []
+        #: Those of them that are not the kernel's fault, each with its reason if it gives one.
+        self.ours: dict[pytest.TestReport, str] = {}
         self.timed_out = False
 
     @property
@@ -357,10 +357,10 @@ class Session:
             watch.kernel_lines += self.kernel_log.new_lines()
         if report.failed:
             if call.excinfo is not None:
-                from kvmharness.suite.fault import is_ours
+                from kvmharness.suite.fault import is_ours, own_words
 
                 if is_ours(call.excinfo.value, call.when):
-                    watch.ours.append(report)
+                    watch.ours[report] = own_words(call.excinfo.value)
             if watch.ioctls:
                 shown = min(LAST_IOCTLS, len(watch.ioctls))
                 title = f"ioctls (the last {shown} of {len(watch.ioctls)})"
@@ -407,7 +407,7 @@ class Session:
 
     def _write_ended(self, watch: Watch, error: BaseException, seconds: float) -> None:
         """Write the record of a test in which the session ended, as by pytest.exit."""
-        said = _last_line(f"{type(error).__name__}: {error}")
+        said = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
         self._write(
             id=watch.id,
             nodeid=watch.item.nodeid,
@@ -534,7 +534,8 @@ def _verdict(watch: Watch) -> tuple[Outcome, Cause, str, str]:
         of_kernel = [report for report in failures if report not in watch.ours]
         if of_kernel:
             return "failed", cause, _failure_reason(of_kernel[0]), text
-        return "error", "", _failure_reason(failures[0]), text
+        reason = watch.ours[failures[0]] or _failure_reason(failures[0])
+        return "error", "", reason, text
     for report in watch.reports:
         if report.skipped and hasattr(report, "wasxfail"):
             return "skipped", "expected", f"expected failure: {report.wasxfail}", ""

@@ -64,7 +64,8 @@ class PlayedHost:
             options["on_output"]("stderr", text[at : at + 37])
         if isinstance(ended, BaseException):
             raise ended
-        options["on_output"]("stdout", b"what pytest prints")
+        for piece in (b"INTERNALERROR> Key", b"Error: x\n\nin pieces"):
+            options["on_output"]("stdout", piece)
         return ended
 
 
@@ -224,8 +225,11 @@ def test_a_session_that_fails_by_itself_is_an_error_and_the_rest_runs() -> None:
     )
     result = run(host)
     assert [(r.id, r.outcome) for r in result.records] == [("snp.a", "error"), ("snp.b", "passed")]
-    assert result.records[0].reason == "pytest failed by itself"
-    assert "what pytest prints" in result.records[0].report
+    assert result.records[0].reason == "pytest failed by itself: KeyError: x"
+    assert result.records[0].report.splitlines()[1:] == [
+        "INTERNALERROR> KeyError: x",
+        "in pieces",
+    ]
 
 
 def test_what_the_next_child_does_not_know_of_any_more_did_not_run() -> None:

@@ -410,7 +410,7 @@ FAULTS = """
 import pytest
 from kvmharness.errors import HarnessError, KernelFault, NotTheKernel, RunTimeout
 
-def test_differs(): raise NotTheKernel("the firmware answers otherwise: send us this")
+def test_differs(): raise NotTheKernel("the firmware answers otherwise:\\n  send us this")
 
 def test_harness(): raise HarnessError("no such payload")
 
@@ -474,8 +474,9 @@ def test_whose_fault_it_is(faults: Ran, name: str, outcome: str) -> None:
 
 def test_an_error_says_its_reason_whole(faults: Ran) -> None:
     record = faults["test_differs"]
-    assert record.reason.endswith("NotTheKernel: the firmware answers otherwise: send us this")
+    assert record.reason == "the firmware answers otherwise: send us this"
     assert "test_it.py" in record.report
+    assert faults["test_fixture_breaks"].reason.startswith("KeyError: ")
 
 
 def test_what_the_kernel_did_counts_beside_an_error(faults: Ran) -> None:
@@ -485,13 +486,18 @@ def test_what_the_kernel_did_counts_beside_an_error(faults: Ran) -> None:
     assert "NotTheKernel: differs" in record.report
 
 
-@pytest.mark.parametrize("ends", ["pytest.exit('enough')", "raise KeyboardInterrupt"])
-def test_a_test_in_which_the_session_ends_has_a_record(tmp_path: Path, ends: str) -> None:
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [("pytest.exit('enough')", "Exit: enough"), ("raise KeyboardInterrupt", "KeyboardInterrupt")],
+)
+def test_a_test_in_which_the_session_ends_has_a_record(
+    tmp_path: Path, ends: str, said: str
+) -> None:
     source = f"import pytest\ndef test_ends(): {ends}\ndef test_after(): pass\n"
     ran = run_pytest(tmp_path, source, "--kvmharness-strict")
     assert list(ran.records) == ["test_ends"]
     assert ran["test_ends"].outcome == "error"
-    assert ran["test_ends"].reason.startswith("the session ended in this test: ")
+    assert ran["test_ends"].reason == f"the session ended in this test: {said}"
     assert ran.events[-1] == {"event": "end", "exitstatus": 2}
 
 
