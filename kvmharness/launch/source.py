@@ -159,6 +159,13 @@ def unmapped_address(pages: int = 1) -> int:
     return _UNMAPPED
 
 
+def source_address(source: SourceBuffer | int | None) -> int:
+    """Return the address the kernel is given for `source`: 0, NULL, for None."""
+    if source is None:
+        return 0
+    return source if isinstance(source, int) else source.address
+
+
 def numbered_pages(pages: int) -> bytes:
     """Return `pages` pages in which every 64-bit word is the page's number, counted from 1."""
     return b"".join((page + 1).to_bytes(8, "little") * (PAGE_SIZE // 8) for page in range(pages))

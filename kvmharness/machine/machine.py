@@ -16,7 +16,9 @@ from kvmharness.kvm.mapping import (
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.sev import SevDevice, Snp, SnpTry
+from kvmharness.launch.psp import SevDevice
+from kvmharness.launch.sev import Snp, SnpTry
+from kvmharness.launch.sev_es import Sev, SevTry
 from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
 from kvmharness.machine.cpu_mode import enter
 from kvmharness.machine.entry import PayloadPlan
@@ -40,8 +42,13 @@ class MachineTry(VmTry):
 
     @property
     def snp(self) -> SnpTry:
-        """The SEV, SEV-ES or SNP launch commands, returning form."""
+        """The SNP launch commands, returning form."""
         return self._machine.snp.try_
+
+    @property
+    def sev(self) -> SevTry:
+        """The SEV or SEV-ES launch commands, returning form."""
+        return self._machine.sev.try_
 
     @property
     def tdx(self) -> TdxTry:
@@ -69,11 +76,19 @@ class Machine(Vm):
 
     @property
     def snp(self) -> Snp:
-        """The SEV, SEV-ES or SNP launch commands. MissingCapability without /dev/sev."""
+        """The SNP launch commands. MissingCapability without /dev/sev."""
+        return Snp(self, self._sev_device().fileno())
+
+    @property
+    def sev(self) -> Sev:
+        """The SEV or SEV-ES launch commands. MissingCapability without /dev/sev."""
+        return Sev(self, self._sev_device().fileno())
+
+    def _sev_device(self) -> SevDevice:
         if self._sev is None:
             self._sev = SevDevice.open()
             self.own(self._sev)
-        return Snp(self, self._sev.fileno())
+        return self._sev
 
     @property
     def tdx(self) -> Tdx:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from kvmharness.errors import HarnessError, errno_name
-from kvmharness.launch.sev import firmware_names
+from kvmharness.launch.firmware import firmware_names
 from kvmharness.launch.tdx_status import is_status_name
 from kvmharness.scenarios.step import SIGNALS, Fact, Step, Tally, is_answer
 

@@ -51,7 +51,9 @@ from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.launch import tdx as tdx_launch
-from kvmharness.launch.sev import SevDevice, Snp
+from kvmharness.launch.psp import SevDevice, SnpConfig
+from kvmharness.launch.sev import Snp
+from kvmharness.launch.sev_es import Sev
 from kvmharness.launch.source import SourceBuffer
 from kvmharness.launch.tdx import CpuidEntry, Tdx, TdxVcpu
 
@@ -166,7 +168,7 @@ class Of:
 
 OBJECTS = (
     "kvm", "vm", "vcpu", "memfd", "device", "sev", "mapping", "fenced", "source", "snp", "tdx",
-    "tdx_vcpu", "ring", "stats", "lapic", "xsave",
+    "tdx_vcpu", "ring", "stats", "lapic", "xsave", "sev_es",
 )  # fmt: skip
 
 ANYTHING = st.one_of(
@@ -231,6 +233,9 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "debugreg": st.lists(numbers(), max_size=9),
     "clock": st.builds(ClockData),
     "error": st.builds(MachineCheck),
+    "config": st.builds(SnpConfig),
+    "memory": st.sampled_from([Of("source"), Of("mapping"), 0]),
+    **{name: buffers() for name in ("header", "packet", "nonce", "pek", "oca", "hashstick")},
 }
 #: Two methods have a parameter of this name, with structs of two kinds.
 FITTING["sregs"] = st.one_of(FITTING["sregs"], st.builds(Sregs2))
@@ -257,6 +262,7 @@ class World:
             "fenced": FencedBuffer(100),
             "source": SourceBuffer.anonymous(2),
             "snp": Snp(vm, kvm.fileno()),
+            "sev_es": Sev(vm, kvm.fileno()),
             "tdx": Tdx(vm),
             "tdx_vcpu": TdxVcpu(vcpu),
             "ring": DirtyRing(_ring_file(), PAGE_SIZE),

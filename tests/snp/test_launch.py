@@ -12,10 +12,10 @@ from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.system import Kvm
+from kvmharness.launch.psp import SevDevice
 from kvmharness.launch.sev import (
     DEFAULT_POLICY,
     PageType,
-    SevDevice,
     SnpPolicy,
     supported_policy_bits,
     supported_vmsa_features,
@@ -154,10 +154,10 @@ def test_finish_with_an_id_block_that_cannot_be_read(
 @pytest.mark.requires_vm_type("snp")
 def test_the_secure_processor_answers() -> None:
     with SevDevice.open() as device:
-        status = device.platform_status()
+        status = device.try_.snp_platform_status()
         if status.errno == errno.ENODEV:
             pytest.skip("/dev/sev has no secure processor behind it, as on an emulated host")
-        assert status.unwrap()["api_major"] >= 1
+        assert status.unwrap().api_major >= 1
 
 
 @pytest.mark.scenario("snp.launch.sev_relatives")

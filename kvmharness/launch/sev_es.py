@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""The launch of SEV and SEV-ES guests, whose memory is encrypted in place; SNP's is in sev.py.
+
+LAUNCH_START, LAUNCH_UPDATE_DATA of each range, for SEV-ES LAUNCH_UPDATE_VMSA, LAUNCH_MEASURE, a
+LAUNCH_SECRET if the owner sends one, LAUNCH_FINISH. Facts are from
+Documentation/virt/kvm/x86/amd-memory-encryption.rst and arch/x86/kvm/svm/sev.c of 7.3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from kvmharness.kvm.fenced import FencedBuffer
+from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.fields import bytes_exactly, make
+from kvmharness.kvm.ioctl import raising
+from kvmharness.kvm.mapping import Mapping
+from kvmharness.kvm.result import KvmError, Result
+from kvmharness.launch.sev_command import SevCommands, SevCommandTry
+from kvmharness.launch.source import SourceBuffer, source_address
+
+
+class SevPolicy(IntFlag):
+    """Bits of the guest policy (SEV API, chapter 3); the minimal API version is in 16 to 31."""
+
+    NO_DEBUG = 1 << 0
+    NO_KEY_SHARING = 1 << 1
+    ES = 1 << 2
+    NO_SEND = 1 << 3
+    DOMAIN = 1 << 4
+    SEV = 1 << 5
+
+
+class SevState(IntEnum):
+    """The state of a guest, as KVM_SEV_GUEST_STATUS gives it (enum sev_state)."""
+
+    UNINIT = 0
+    LAUNCH_UPDATE = 1
+    LAUNCH_SECRET = 2
+    RUNNING = 3
+    RECEIVE_UPDATE = 4
+    SEND_UPDATE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """What the firmware says of a guest; `state` is a SevState where it has a name."""
+
+    handle: int
+    policy: int
+    state: int
+
+
+Memory = SourceBuffer | Mapping | int
+
+
+class SevTry(SevCommandTry):
+    """The launch commands of SEV and SEV-ES, each giving a Result. Values reach KVM unchecked."""
+
+    def init(self) -> Result[int]:
+        """KVM_SEV_INIT: make a default VM a SEV one; the old form of init2."""
+        return self._command("KVM_SEV_INIT", None)
+
+    def es_init(self) -> Result[int]:
+        """KVM_SEV_ES_INIT: make a default VM a SEV-ES one; the old form of init2."""
+        return self._command("KVM_SEV_ES_INIT", None)
+
+    def launch_start(
+        self, policy: int = 0, *, handle: int = 0, dh_cert: bytes = b"", session: bytes = b""
+    ) -> Result[int]:
+        """KVM_SEV_LAUNCH_START: make the guest's key under `policy`; the value is the handle.
+
+        `handle` is that of a guest to share the key with, 0 for none. `dh_cert` and `session` are
+        the guest owner's, for a secret to be sent.
+        """
+        with ExitStack() as stack:
+            addresses: dict[str, int] = {}
+            for name, blob in (("dh", dh_cert), ("session", session)):
+                if blob:
+                    copy = stack.enter_context(_fenced(blob))
+                    addresses |= {f"{name}_uaddr": copy.address, f"{name}_len": len(blob)}
+            parameters = make(
+                "struct kvm_sev_launch_start *", handle=handle, policy=policy, **addresses
+            )
+            result = self._command("KVM_SEV_LAUNCH_START", parameters)
+            return result.with_value(int(parameters.handle))
+
+    def launch_update_data(self, memory: Memory, size: int) -> Result[int]:
+        """KVM_SEV_LAUNCH_UPDATE_DATA: encrypt and measure `size` bytes of guest memory in place.
+
+        `memory` is where this process has it mapped, in a region that memory_encrypt_region
+        registered. EINVAL: not a multiple of 16 bytes.
+        """
+        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
+        parameters = make("struct kvm_sev_launch_update_data *", uaddr=address, len=size)
+        return self._command("KVM_SEV_LAUNCH_UPDATE_DATA", parameters)
+
+    def launch_update_vmsa(self) -> Result[int]:
+        """KVM_SEV_LAUNCH_UPDATE_VMSA: encrypt and measure the registers of all vCPUs (SEV-ES)."""
+        return self._command("KVM_SEV_LAUNCH_UPDATE_VMSA", None)
+
+    def launch_measure(self, size: int = 0) -> Result[bytes]:
+        """KVM_SEV_LAUNCH_MEASURE: the measurement, of `size` bytes as the firmware has it.
+
+        ``written_back`` is the length it has: with size 0 the call fails with EIO and
+        INVALID_LEN, and that is what it tells. ``Sev.measure`` makes both calls.
+        """
+        with FencedBuffer(size) as blob:
+            parameters = make(
+                "struct kvm_sev_launch_measure *", uaddr=blob.address if size else 0, len=size
+            )
+            result = self._command("KVM_SEV_LAUNCH_MEASURE", parameters)
+            length = int(parameters.len)
+            result = dataclasses.replace(result, written_back=(length,))
+            return result.with_value(blob.read()[:length])
+
+    def launch_secret(self, header: bytes, packet: bytes, memory: Memory, size: int) -> Result[int]:
+        """KVM_SEV_LAUNCH_SECRET: put the owner's secret into `size` bytes of guest memory.
+
+        `header` and `packet` are what the owner sent: the secret, encrypted for this launch.
+        """
+        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
+        with _fenced(header) as header_copy, _fenced(packet) as packet_copy:
+            parameters = make(
+                "struct kvm_sev_launch_secret *",
+                hdr_uaddr=header_copy.address,
+                hdr_len=len(header),
+                guest_uaddr=address,
+                guest_len=size,
+                trans_uaddr=packet_copy.address,
+                trans_len=len(packet),
+            )
+            return self._command("KVM_SEV_LAUNCH_SECRET", parameters)
+
+    def launch_finish(self) -> Result[int]:
+        """KVM_SEV_LAUNCH_FINISH: the guest may run."""
+        return self._command("KVM_SEV_LAUNCH_FINISH", None)
+
+    def guest_status(self) -> Result[GuestStatus]:
+        """KVM_SEV_GUEST_STATUS: the firmware's handle, policy and state of the guest."""
+        status = ffi.new("struct kvm_sev_guest_status *")
+        result = self._command("KVM_SEV_GUEST_STATUS", status)
+        state = int(status.state)
+        known = SevState(state) if state in set(SevState) else state
+        return result.with_value(GuestStatus(int(status.handle), int(status.policy), known))
+
+    def attestation_report(self, nonce: bytes = bytes(16), size: int = 0) -> Result[bytes]:
+        """KVM_SEV_GET_ATTESTATION_REPORT (5.13): the report, with `nonce` (16 bytes) in it.
+
+        `size` and ``written_back`` are as in launch_measure; ``Sev.report`` makes both calls.
+        """
+        with FencedBuffer(size) as blob:
+            parameters = make(
+                "struct kvm_sev_attestation_report *",
+                mnonce=bytes_exactly("nonce", nonce, 16),
+                uaddr=blob.address if size else 0,
+                len=size,
+            )
+            result = self._command("KVM_SEV_GET_ATTESTATION_REPORT", parameters)
+            length = int(parameters.len)
+            result = dataclasses.replace(result, written_back=(length,))
+            return result.with_value(blob.read()[:length])
+
+    def dbg_decrypt(self, memory: Memory, size: int) -> Result[bytes]:
+        """KVM_SEV_DBG_DECRYPT: `size` bytes of guest memory in the clear, if the policy allows."""
+        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
+        with FencedBuffer(size) as clear:
+            parameters = make(
+                "struct kvm_sev_dbg *", src_uaddr=address, dst_uaddr=clear.address, len=size
+            )
+            result = self._command("KVM_SEV_DBG_DECRYPT", parameters)
+            return result.with_value(clear.read())
+
+    def dbg_encrypt(self, memory: Memory, data: bytes) -> Result[int]:
+        """KVM_SEV_DBG_ENCRYPT: write `data` into guest memory, encrypted, if the policy allows."""
+        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
+        with _fenced(data) as clear:
+            parameters = make(
+                "struct kvm_sev_dbg *", src_uaddr=clear.address, dst_uaddr=address, len=len(data)
+            )
+            return self._command("KVM_SEV_DBG_ENCRYPT", parameters)
+
+
+class Sev(SevCommands):
+    """The launch side of a SEV or SEV-ES VM; `sev_fd` is the number of an open /dev/sev."""
+
+    @property
+    def try_(self) -> SevTry:
+        """The same commands, each giving a Result."""
+        return SevTry(self)
+
+    init = raising(SevTry.init)
+    es_init = raising(SevTry.es_init)
+    launch_start = raising(SevTry.launch_start)
+    launch_update_data = raising(SevTry.launch_update_data)
+    launch_update_vmsa = raising(SevTry.launch_update_vmsa)
+    launch_measure = raising(SevTry.launch_measure)
+    launch_secret = raising(SevTry.launch_secret)
+    launch_finish = raising(SevTry.launch_finish)
+    guest_status = raising(SevTry.guest_status)
+    attestation_report = raising(SevTry.attestation_report)
+    dbg_decrypt = raising(SevTry.dbg_decrypt)
+    dbg_encrypt = raising(SevTry.dbg_encrypt)
+
+    def measure(self) -> bytes:
+        """LAUNCH_MEASURE, asked for its length and then for itself: measurement and nonce."""
+        return self.launch_measure(_length(self.try_.launch_measure()))
+
+    def report(self, nonce: bytes = bytes(16)) -> bytes:
+        """GET_ATTESTATION_REPORT, asked for its length and then for itself."""
+        return self.attestation_report(nonce, _length(self.try_.attestation_report(nonce)))
+
+
+def _length(asked: Result[bytes]) -> int:
+    """Return the length that a call with size 0 told, which it does by failing."""
+    length = (asked.written_back or (0,))[0]
+    if not length:
+        raise KvmError(asked)
+    return length
+
+
+def _fenced(data: bytes) -> FencedBuffer:
+    """Copy `data` to where the kernel can read it and nothing behind it."""
+    buffer = FencedBuffer(len(data))
+    buffer.write(data)
+    return buffer
