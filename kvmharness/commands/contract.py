@@ -13,7 +13,7 @@ from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
     from kvmharness.contract.shown import Promised
-    from kvmharness.scenarios.engine import Scenario
+    from kvmharness.scenarios.scenario import Scenario
 
 
 @click.command(short_help="What a kernel promises, and where that comes from.")

@@ -17,7 +17,7 @@ from kvmharness.errors import HarnessError, UsageError, errno_name
 if TYPE_CHECKING:
     from kvmharness.contract.causes import Cause
     from kvmharness.contract.rows import Contract
-    from kvmharness.scenarios.engine import Scenario
+    from kvmharness.scenarios.scenario import Scenario
 
 _NAMED = 4  # scenarios of one cause that are named; of more, their number is told
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kvmharness.matrix.collect import Place
     from kvmharness.matrix.model import Matrix
     from kvmharness.report.output import ReportFile
-    from kvmharness.scenarios.engine import Scenario
+    from kvmharness.scenarios.scenario import Scenario
 
 #: The VM types that have scenarios.
 _VM_TYPES = ("default", *(kind.vm_type for kind in host_kinds.EMULATED.values()))

@@ -14,7 +14,7 @@ from kvmharness.commands.contract import chosen
 
 if TYPE_CHECKING:
     from kvmharness.contract.rows import Contract
-    from kvmharness.scenarios.engine import Scenario
+    from kvmharness.scenarios.scenario import Scenario
 
 
 @click.command(short_help="What a scenario tries, where it is, what kernels promise of it.")

@@ -19,7 +19,8 @@ from kvmharness.matrix.model import CRASH, ERROR, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
 from kvmharness.report.records import Record
 from kvmharness.report.result import HostResult
-from kvmharness.scenarios.engine import Scenario, classify
+from kvmharness.scenarios.engine import classify
+from kvmharness.scenarios.scenario import Scenario
 
 if TYPE_CHECKING:
     from kvmharness.kvm.vmtypes import VmType

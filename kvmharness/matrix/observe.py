@@ -20,7 +20,8 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.report import trace_text
 from kvmharness.report.records import Outcome, Record, RecordWriter
 from kvmharness.scenarios import catalog
-from kvmharness.scenarios.engine import Scenario, observe
+from kvmharness.scenarios.engine import observe
+from kvmharness.scenarios.scenario import Scenario
 from kvmharness.suite.deadline import Watchdog, deadline
 
 #: Seconds for one scenario.

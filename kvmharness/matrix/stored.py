@@ -20,7 +20,7 @@ from kvmharness.matrix.model import NOT_OUTCOMES, SKIP, Cell
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: What has a say in an outcome: the binding and its wrappers, the scenarios, how a host boots.
-_SOURCES = (
+SOURCES = (
     *("*.py", "*.so", "kvm/*.py", "launch/*.py", "measure/*.py", "machine/*.py"),
     *("scenarios/*.py", "standins/*.py", "hosts/*.py", "matrix/observe.py"),
 )
@@ -32,7 +32,7 @@ _KEPT = 30 * 24 * 3600.0
 def code_version() -> str:
     """Return a digest of the code that an outcome depends on."""
     digest = hashlib.sha256()
-    for pattern in _SOURCES:
+    for pattern in SOURCES:
         for path in sorted(_PACKAGE.glob(pattern)):
             digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())

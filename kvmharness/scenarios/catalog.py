@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which scenarios there are, by VM type: each type's are declared in a module of their own."""
+"""Which scenarios there are, by VM type: SNP and TDX share what populates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from importlib import import_module
 
 from kvmharness.errors import UsageError
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.scenarios.engine import SCENARIOS, Scenario
+from kvmharness.scenarios.scenario import SCENARIOS, Scenario
 
-#: Where the scenarios of a VM type are declared.
-_HOMES = {VmType.DEFAULT: "guest_memfd", VmType.SNP: "snp", VmType.TDX: "tdx"}
+#: The modules in which the scenarios of a VM type are declared.
+_SHARED = ("populate", "populate_ranges", "populate_races")
+_HOMES = {
+    VmType.DEFAULT: ("guest_memfd",),
+    VmType.SNP: (*_SHARED, "snp"),
+    VmType.TDX: (*_SHARED, "tdx"),
+}
 
 
 def vm_types() -> list[VmType]:
@@ -23,7 +28,8 @@ def scenarios(vm_type: VmType) -> dict[str, Scenario]:
     if vm_type not in vm_types():
         known = ", ".join(known.label for known in vm_types())
         raise UsageError(f"no scenarios for {vm_type.label} VMs; there are some for: {known}")
-    import_module(f"kvmharness.scenarios.{_HOMES[vm_type]}")
+    for module in _HOMES[vm_type]:
+        import_module(f"kvmharness.scenarios.{module}")
     return {name: found for name, found in SCENARIOS.items() if found.vm_type is vm_type}
 
 

@@ -16,8 +16,10 @@ from kvmharness.kvm.result import Result
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.machine.slot import require_guest_memfd
-from kvmharness.scenarios.engine import Bench, Need, Scenario, register
+from kvmharness.scenarios.bench import Bench
+from kvmharness.scenarios.needs import Need
 from kvmharness.scenarios.outcome import Outcome
+from kvmharness.scenarios.scenario import Scenario, register
 from kvmharness.scenarios.step import Call
 
 if TYPE_CHECKING:

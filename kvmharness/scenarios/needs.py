@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kvmharness import labels
 from kvmharness.kvm.ffi import lib
@@ -15,9 +16,20 @@ from kvmharness.standins import tdx as tdx_standin
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
+#: What a scenario may need.
+Need = Literal[
+    "standin",
+    "two_cpus",
+    "hugetlb",
+    "mappable_guest_memfd",
+    "pre_fault",
+    "memory_attributes",
+    "no_memory_attributes",
+]
 
-def why_not(need: str, kvm: Kvm) -> str:
-    """Return why this host can't give `need`, empty if it can. KeyError for an unknown one."""
+
+def why_not(need: Need, kvm: Kvm) -> str:
+    """Return why this host can't give `need`, empty if it can."""
     return _CHECKS[need](kvm)
 
 
@@ -73,7 +85,7 @@ def _no_memory_attributes(kvm: Kvm) -> str:
     return "" if _memory_attributes(kvm) else "this kernel has memory attributes"
 
 
-_CHECKS = {
+_CHECKS: dict[Need, Callable[[Kvm], str]] = {
     "standin": _standin,
     "two_cpus": _two_cpus,
     "hugetlb": _hugetlb,

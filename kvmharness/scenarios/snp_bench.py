@@ -4,112 +4,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvmharness.kvm.mapping import PAGE_SIZE, guarded_read
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev import DEFAULT_POLICY, PageType
-from kvmharness.launch.source import SourceBuffer
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure.snp import LaunchDigest
-from kvmharness.scenarios.engine import Need, Scenario, register
+from kvmharness.scenarios.needs import Need
 from kvmharness.scenarios.outcome import Outcome
-from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench
-from kvmharness.scenarios.sources import SOURCE_KINDS
+from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench, Source, address_of
+from kvmharness.scenarios.scenario import Scenario, register
 from kvmharness.scenarios.step import Call
+from kvmharness.standins import snp as standin
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
+#: What stands in a log for an RMP fault of the host: emulation goes on where hardware would not.
+HOST_WRITE = "RMP host write to a guest's page"
+
 
 class SnpBench(PopulateBench):
-    """A Bench whose machine is an SNP VM. Pages are counted as gfns from 0."""
+    """A PopulateBench whose machine is an SNP VM."""
 
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
-        self._machine: Machine | None = None
         self._digest: LaunchDigest | None = None
+        self._vcpu: Vcpu | None = None
         self._measured_vmsas = False
+        self._host_writes = standin.host_writes()
+        self.stack.callback(standin.clear_injection)
 
-    @property
-    def machine(self) -> Machine:
-        """The VM: one slot of SLOT_PAGES private pages, launch started. Made when first used."""
-        if self._machine is None:
-            self.make()
-            self.machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
-            self.machine.snp.launch_start(DEFAULT_POLICY)
-            self._digest = LaunchDigest()
-        assert self._machine is not None
-        return self._machine
-
-    def make(self, *, initialized: bool = True, vcpus: int = 0) -> Machine:
+    def make(self, *, initialized: bool = True) -> Machine:
         """Make the VM without attributes and without a start, for scenarios about what precedes."""
         builder = VmBuilder(self.kvm, VmType.SNP).guest_memfd(0, SLOT_PAGES * PAGE_SIZE)
         if not initialized:
             builder.uninitialized()
-        self._machine = self.stack.enter_context(builder.vcpus(vcpus).build())
+        self._machine = self.stack.enter_context(builder.build())
         return self._machine
 
-    def source(self, kind: str, pages: int, contents: bytes | None = None) -> Any:
-        """Make a source by its name; closed with the bench."""
-        made = SOURCE_KINDS[kind].make(pages, contents)
-        return self.stack.enter_context(made) if isinstance(made, SourceBuffer) else made
+    def make_ready(self) -> Machine:
+        """Make the VM with its pages private and its launch started; the digest is followed."""
+        machine = self.make()
+        machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
+        machine.snp.launch_start(DEFAULT_POLICY)
+        self._digest = LaunchDigest()
+        return machine
 
-    def try_update(
+    def make_without_attributes(self) -> Machine:
+        """Make the VM and start its launch."""
+        machine = self.make()
+        machine.snp.launch_start(DEFAULT_POLICY)
+        return machine
+
+    def first_vcpu(self) -> Vcpu:
+        """The VM's first vCPU, made when it is first used."""
+        if self._vcpu is None:
+            self._vcpu = self.vcpu().unwrap()
+        return self._vcpu
+
+    def populate(
         self,
         gfn: int,
         pages: int,
-        source: SourceBuffer | int | None,
+        source: Source,
         type: int = PageType.NORMAL,  # noqa: A002
         *,
         flags: int = 0,
         size: int | None = None,
-    ) -> Result[int]:
-        """LAUNCH_UPDATE that is not recorded as a step; the digest is not followed past it."""
-        self._digest = None
-        return self._issue_update(gfn, pages, source, type, flags, size)
-
-    def _issue_update(
-        self,
-        gfn: int,
-        pages: int,
-        source: SourceBuffer | int | None,
-        type: int,  # noqa: A002
-        flags: int,
-        size: int | None,
-    ) -> Result[int]:
+        record: bool = True,
+    ) -> Call:
+        """LAUNCH_UPDATE of `pages` pages (or `size` bytes) from `gfn`, a step if to `record`."""
         length = pages * PAGE_SIZE if size is None else size
-        return self.machine.try_.snp.launch_update(
+        address = address_of(source)
+        result = self.machine.try_.snp.launch_update(
             gfn * PAGE_SIZE, length, source=source, type=type, flags=flags
         )
-
-    def update(
-        self,
-        gfn: int,
-        pages: int,
-        source: SourceBuffer | int | None,
-        type: int = PageType.NORMAL,  # noqa: A002
-        *,
-        flags: int = 0,
-        size: int | None = None,
-    ) -> Result[int]:
-        """LAUNCH_UPDATE of `pages` pages (or `size` bytes) from `gfn`, recorded as a step."""
-        length = pages * PAGE_SIZE if size is None else size
-        result = self._issue_update(gfn, pages, source, type, flags, size)
-        address = source.address if isinstance(source, SourceBuffer) else source or 0
-        self._follow_digest(result, gfn, address, type)
-        self.outcome.steps.append(
-            Call.of_pages(
-                f"LAUNCH_UPDATE gfn {gfn}, {length // PAGE_SIZE} pages, type {type}",
-                result,
-                {"gpa": gfn * PAGE_SIZE, "source": address, "bytes": length},
-                moves_source=type != PageType.ZERO,
-            )
+        call = Call.of_pages(
+            f"LAUNCH_UPDATE gfn {gfn}, {length // PAGE_SIZE} pages, type {type}",
+            result,
+            {"gpa": gfn * PAGE_SIZE, "source": address, "bytes": length},
+            moves_source=type != PageType.ZERO,
         )
-        return result
+        self._follow_digest(call, gfn, address, type)
+        if record:
+            self.outcome.steps.append(call)
+        return call
+
+    def finish(self) -> None:
+        """LAUNCH_FINISH."""
+        self.machine.snp.launch_finish()
 
     def predicted_digest(self) -> str | None:
         """The digest of the pages that the steps so far populated; None if others may have been."""
@@ -117,26 +105,36 @@ class SnpBench(PopulateBench):
             return None
         return self._digest.hexdigest()
 
-    def _follow_digest(self, result: Result[int], gfn: int, address: int, page_type: int) -> None:
-        if self._digest is None or not result.ok or result.written_back is None:
+    def forget_digest(self) -> None:
+        """Predict no digest: pages are populated in an order that nobody knows."""
+        self._digest = None
+
+    def launch_digest(self) -> str | None:
+        """The digest as an emulated host's firmware has it; None on hardware."""
+        return standin.launch_digest()
+
+    def page_counts(self) -> dict[str, int] | None:
+        """The pages in an emulated host's RMP, by state; None on hardware."""
+        return standin.rmp_counts()
+
+    def faults(self) -> list[str]:
+        """A host's write to a guest's page, which the stand-in finds when the page goes back."""
+        return [HOST_WRITE] if standin.host_writes() > self._host_writes else []
+
+    def vcpu(self, number: int = 0) -> Result[Vcpu]:
+        """Create a vCPU, closed at the end; its VMSA ends the digest that is followed."""
+        created = self.keep(self.machine.try_.create_vcpu(number))
+        self._measured_vmsas = self._measured_vmsas or created.ok
+        return created
+
+    def _follow_digest(self, call: Call, gfn: int, address: int, page_type: int) -> None:
+        if self._digest is None:
             return
-        for index in range(result.written_back[0] // PAGE_SIZE - gfn):
+        for index in range(call.done or 0):
             contents = b""
             if page_type == PageType.NORMAL:
                 contents = guarded_read(address + index * PAGE_SIZE, PAGE_SIZE)
             self._digest.update(page_type, (gfn + index) * PAGE_SIZE, contents)
-
-    def command(self, label: str, result: Result[Any]) -> Result[Any]:
-        """Record another launch command, or any call, as a step."""
-        return self.step(label, result)
-
-    def vcpu(self, number: int = 0) -> Result[Vcpu]:
-        """Create a vCPU, closed with the machine; its VMSA ends the digest that is followed."""
-        created = self.machine.try_.create_vcpu(number)
-        if created.value is not None:
-            self.machine.own(created.value)
-            self._measured_vmsas = True
-        return created
 
 
 def snp_scenario(

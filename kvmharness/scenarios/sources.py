@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kvmharness.kvm.mapping import PAGE_SIZE, PROT_NONE, PROT_READ
 from kvmharness.launch.source import SourceBuffer, unmapped_address
-from kvmharness.scenarios.engine import Need
+from kvmharness.scenarios.needs import Need
 
 #: A kernel address (the start of the upper canonical half), and one that no page table reaches.
 KERNEL_ADDRESS = 0xFFFF_8000_0000_0000

@@ -143,11 +143,11 @@ class Tally:
         return "ok" if "ok" in self.names or not self.names else sorted(self.names)[0]
 
     @classmethod
-    def of(cls, label: str, results: Iterable[Result[Any]]) -> Tally:
-        """Return the step that the results of many calls make."""
-        held = list(results)
-        counts = Counter(errno_name(result.errno) for result in held)
-        return cls(label, dict(counts), held[0].name if held else "")
+    def of(cls, label: str, calls: Iterable[Result[Any] | Call]) -> Tally:
+        """Return the step that many calls make."""
+        held = list(calls)
+        names = [call.ioctl if isinstance(call, Call) else call.name for call in held[:1]]
+        return cls(label, dict(Counter(errno_name(call.errno) for call in held)), *names)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from kvmharness.contract import files as contract
 from kvmharness.errors import NotTheKernel
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
-from kvmharness.scenarios.engine import Scenario, observe
+from kvmharness.scenarios.engine import observe
+from kvmharness.scenarios.scenario import Scenario
 from kvmharness.suite.promised import contract_release
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.scenarios.engine import Scenario
+from kvmharness.scenarios.scenario import Scenario
 from kvmharness.suite.scenarios import hold_to_contract, parameters
 
 

@@ -19,8 +19,9 @@ from kvmharness.matrix import collect, stored
 from kvmharness.matrix.collect import Place, Request
 from kvmharness.matrix.model import Column
 from kvmharness.report.records import Record
-from kvmharness.scenarios.engine import Bench, Scenario
+from kvmharness.scenarios.bench import Bench
 from kvmharness.scenarios.outcome import step_as_json
+from kvmharness.scenarios.scenario import Scenario
 
 from ..steps import step
 
@@ -252,6 +253,11 @@ def test_other_code_has_other_cells(observe: Observe, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stored, "code_version", lambda: "another")
     _, host = observe(ok, Request(VmType.SNP, scenarios("a")))
     assert host.runs == [["a"]]
+
+
+def test_the_code_that_counts_is_where_it_is_looked_for() -> None:
+    package = Path(stored.__file__).parents[1]
+    assert [pattern for pattern in stored.SOURCES if not any(package.glob(pattern))] == []
 
 
 def test_a_damaged_cache_is_no_cache(observe: Observe, tmp_path: Path) -> None:
