@@ -8,6 +8,8 @@ from typing import Any
 
 from kvmharness.contract import files
 from kvmharness.kvm.result import Result
+from kvmharness.scenarios.grammar import words
+from kvmharness.scenarios.step import Call
 
 
 def contract_release() -> str:
@@ -23,13 +25,12 @@ def hold(result: Result[Any], scenario: str, *steps: int, **context: Any) -> Non
     """
     release = contract_release()
     rows = files.load().rows_for(scenario, release)
-    promised = {
-        str(each.outcome[step - 1]) for row in rows for each in row.promised for step in steps
-    }
-    assert result.errno_name in promised, "\n".join(
+    promised = {each.outcome[step - 1] for row in rows for each in row.promised for step in steps}
+    call = Call.of(result.name, result)
+    assert any(promise.admits(call) for promise in promised), "\n".join(
         (
-            f"{result.name} gave {result.errno_name}, where {scenario} on {release} has "
-            + " or ".join(sorted(promised)),
+            f"{result.name} gave {words(call)}, where {scenario} on {release} has "
+            + " or ".join(sorted(map(str, promised))),
             *(f"  because: {row.why} [{row.kernels}: {row.origin}]" for row in rows),
             *(f"  {name}: {value}" for name, value in context.items()),
         )

@@ -102,7 +102,7 @@ def function(scenario: Scenario) -> Callable[..., None]:
 def test_what_both_vm_types_have_is_one_function() -> None:
     snp, tdx = (catalog.scenarios(vm_type) for vm_type in (VmType.SNP, VmType.TDX))
     both = {name[4:] for name in snp} & {name[4:] for name in tdx}
-    assert len(both) == 45
+    assert len(both) >= 45
     twice = {case for case in both if function(snp[f"snp.{case}"]) != function(tdx[f"tdx.{case}"])}
     assert twice == APART
 
