@@ -485,7 +485,8 @@ def _race_attributes(bench: SnpBench) -> None:
 def _race_vcpu_create(bench: SnpBench) -> None:
     created: list[Result[Vcpu]] = []
     finished: list[Result[int]] = []
-    for _ in range(8):
+    # FINISH may find a vCPU half made again and again: on until one has not, but not for ever.
+    while len(finished) < 8 or (not any(each.ok for each in finished) and len(finished) < 64):
         bench.stack.close()
         machine = bench.make_ready()
         barrier = threading.Barrier(2)

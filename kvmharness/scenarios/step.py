@@ -32,8 +32,6 @@ ANSWERS = frozenset(
         *("all or none", "some"),
         # What a limit is.
         *("processors", "not processors"),
-        # Of the kernel, after what once took it down.
-        "survived",
     )
 )
 _COUNT = re.compile(r"\d+|0x[0-9a-f]+|\d+ of \d+|KVM_EXIT \d+")
