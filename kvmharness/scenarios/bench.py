@@ -66,5 +66,5 @@ class Bench:
     def keep(self, created: Result[C]) -> Result[C]:
         """Have what a call created closed at the end, if it did create it; gives the result."""
         if created.value is not None:
-            self.stack.callback(created.value.close)
+            self.stack.enter_context(created.value)
         return created

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from kvmharness import scenarios
+from kvmharness.closing import Closing
 from kvmharness.kernel_log import KernelLog
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import Result
@@ -168,7 +169,7 @@ def test_a_default_vm_asks_no_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (bench.launch_digest(), bench.page_counts(), bench.faults()) == (None, None, [])
 
 
-class Closed:
+class Closed(Closing):
     """Something that a call created."""
 
     closed = 0
