@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from types import TracebackType
 from typing import Self
 
 from kvmharness.closing import Closing
@@ -128,8 +129,19 @@ class SourceBuffer(Closing):
         return self.mapping.read(self.offset + index * PAGE_SIZE, PAGE_SIZE)
 
     def close(self) -> None:
-        """Unmap the buffer and close what backs it."""
+        """Unmap the buffer and close what backs it. HarnessError while a memslot has it."""
         self.mapping.close()
+        if self._backing is not None:
+            self._backing.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # As a Mapping's: one that a slot has is left to the VM.
+        self.mapping.__exit__(kind, error, traceback)
         if self._backing is not None:
             self._backing.close()
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kvmharness.errors import InaccessibleMemory, MissingCapability
+from kvmharness.errors import HarnessError, InaccessibleMemory, MissingCapability
 from kvmharness.kvm.mapping import PAGE_SIZE, PROT_NONE, PROT_READ, guarded_read, guarded_write
+from kvmharness.kvm.vm import Vm
 from kvmharness.launch.source import HUGE_PAGE_SIZE, SourceBuffer, numbered_pages, unmapped_address
 
 
@@ -109,3 +111,18 @@ def test_a_hole_outside_is_refused_and_nothing_is_left() -> None:
         with pytest.raises(ValueError, match="outside a mapping"):
             SourceBuffer.anonymous(2, hole=(2, 1))
     assert Path("/proc/self/maps").read_text().count("\n") - before < 10
+
+
+@pytest.mark.parametrize("make", [SourceBuffer.anonymous, SourceBuffer.memfd])
+def test_a_source_that_a_slot_has_is_left_to_the_vm(make: Callable[[], SourceBuffer]) -> None:
+    vm = Vm(os.dup(0), PAGE_SIZE, 0)
+    with make() as source:
+        # As VmTry does around the ioctl, which this fd does not know.
+        slots = vm.memslots
+        slots.end(*slots.begin(0, 0, PAGE_SIZE, [source.mapping]), done=True)
+        with pytest.raises(HarnessError, match="memslot 0"):
+            source.close()
+    assert not source.mapping.closed
+    assert source.page(0) == numbered_pages(1)
+    vm.close()
+    assert source.mapping.closed
