@@ -125,10 +125,10 @@ def _brief_array(name: str, array: Any) -> list[tuple[str, int]]:
 # ------------------------------------------------------------------ types
 
 
-def _counted() -> dict[Any, tuple[str, int]]:
-    """Return the structs that end in an array, with the field that says how long it is.
+def _counted() -> dict[Any, tuple[str, int, int]]:
+    """Return the structs that end in an array: the field that says how long it is, and bytes.
 
-    And the size of one element: 1 where the field counts the struct's bytes.
+    Those of an element, and those before the first.
     """
     counts = {
         "kvm_cpuid": "nent",
@@ -144,7 +144,9 @@ def _counted() -> dict[Any, tuple[str, int]]:
     for struct, count in counts.items():
         pointer = ffi.typeof(f"struct {struct} *")
         array = pointer.item.fields[-1][1].type
-        found[pointer] = (count, int(ffi.sizeof(array.item)))
+        found[pointer] = (count, int(ffi.sizeof(array.item)), int(ffi.sizeof(pointer.item)))
+    # Its field counts the bytes of all of it.
+    found[ffi.typeof("struct kvm_nested_state *")] = ("size", 1, 0)
     return found
 
 
@@ -175,11 +177,11 @@ def _check(name: str, request: int, argument: Any) -> None:
         _check_size(name, request, argument, kind)
         _fitting.add((name, kind))
     if kind in _COUNTED:
-        count, size = _COUNTED[kind]
+        count, size, before = _COUNTED[kind]
         given = int(getattr(argument, count))
-        room = (size_behind(argument) - int(ffi.sizeof(kind.item))) // size
+        room = (size_behind(argument) - before) // size
         if given > room:
-            raise ValueError(f"{name}: {count} is {given}, of {room} entries that there are")
+            raise ValueError(f"{name}: {count} is {given}, of {room} that there are")
 
 
 def _check_size(name: str, request: int, argument: Any, kind: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
+from kvmharness.kvm import vm as vm_module
 from kvmharness.kvm.device import Device
 from kvmharness.kvm.exit_reader import read_exit
 from kvmharness.kvm.exits import Exit, IoExit, MmioExit
@@ -129,19 +130,21 @@ def test_an_attribute_longer_than_its_value_faults_in_the_kernels_copy(
                 device.get_attr(0, 0, wrong)
 
 
-def test_an_msr_filters_bitmap_is_whole_words(kernel: PlayedKernel, vm: Vm) -> None:
+@pytest.mark.parametrize(("count", "size"), [(1, 8), (64, 8), (65, 16), (0x600 * 8, 0x600)])
+def test_an_msr_filters_bitmap_is_whole_words(
+    kernel: PlayedKernel, vm: Vm, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
     """KVM copies BITS_TO_LONGS(nmsrs) words (kvm_add_msr_filter)."""
-    seen = []
+    made = []
 
-    def look(msr_filter: Any) -> int:
-        seen.append(bytes(ffi.buffer(msr_filter.ranges[0].bitmap, 8)))
-        return 0
+    class Recording:
+        def new(self, kind: str, length: int) -> Any:
+            made.append((kind, length))
+            return ffi.new(kind, length)
 
-    kernel.answers["KVM_X86_SET_MSR_FILTER"] = look
-    before = ffi.new("__u8[]", b"\xff" * 64)  # what the allocator may give out again
-    del before
-    vm.set_msr_filter([(0x10, 1, 1)])
-    assert seen == [bytes(8)]
+    monkeypatch.setattr(vm_module, "ffi", Recording())
+    vm.set_msr_filter([(0x10, count, 1)])
+    assert made == [("__u8[]", size)]
 
 
 def test_a_device_that_is_only_tried_takes_nobodys_fd(kernel: PlayedKernel, vm: Vm) -> None:
@@ -255,7 +258,7 @@ def test_a_cpuid_has_no_more_entries_than_it_was_made_with(
 ) -> None:
     cpuid = cpuid2([CpuidEntry(0), CpuidEntry(1)])
     cpuid.nent = 3
-    with pytest.raises(ValueError, match="KVM_SET_CPUID2: nent is 3, of 2 entries"):
+    with pytest.raises(ValueError, match="KVM_SET_CPUID2: nent is 3, of 2 that there are"):
         vcpu.set_cpuid2(cpuid)
     with pytest.raises(ValueError, match="nent is 3, of 2 entries"):
         cpuid_entries(cpuid)
@@ -330,11 +333,16 @@ def test_an_ioctl_with_a_struct_takes_no_number(kernel: PlayedKernel) -> None:
 
 def test_a_list_says_no_more_than_it_has(kernel: PlayedKernel) -> None:
     routing = ffi.new("struct kvm_irq_routing *", {"nr": 2, "entries": 1})
-    with pytest.raises(ValueError, match="KVM_SET_GSI_ROUTING: nr is 2, of 1 entries"):
+    with pytest.raises(ValueError, match="KVM_SET_GSI_ROUTING: nr is 2, of 1 that there are"):
         ioctl.call(1, "KVM_SET_GSI_ROUTING", routing)
     msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 5, "entries": 4})
-    with pytest.raises(ValueError, match="KVM_GET_MSRS: nmsrs is 5, of 4 entries"):
+    with pytest.raises(ValueError, match="KVM_GET_MSRS: nmsrs is 5, of 4 that there are"):
         ioctl.call(1, "KVM_GET_MSRS", msrs)
+    assert kernel.name == ""
+    state = ffi.new("struct kvm_nested_state *")
+    state.size = ffi.sizeof("struct kvm_nested_state") + 1
+    with pytest.raises(ValueError, match=r"KVM_GET_NESTED_STATE: size is \d+, of \d+ that"):
+        ioctl.call(1, "KVM_GET_NESTED_STATE", state)
     assert kernel.name == ""
     msrs.nmsrs = 4
     assert ioctl.call(1, "KVM_GET_MSRS", msrs).ok
