@@ -9,6 +9,7 @@ from kvmharness.kvm import ioctl
 from kvmharness.kvm.device import device_attr, get_device_attr_u64
 from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.fields import u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, get, put
@@ -89,7 +90,7 @@ class VcpuClockTry:
 
     def set_tsc_offset(self, offset: int) -> Result[int]:
         """KVM_SET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: `offset` is a u64."""
-        value = ffi.new("__u64 *", offset)
+        value = ffi.new("__u64 *", u64("offset", offset))
         return device_attr(
             self._vcpu,
             "KVM_SET_DEVICE_ATTR",

@@ -159,7 +159,7 @@ _TAKES_MORE = {"KVM_MEMORY_ENCRYPT_OP": 24}
 _fitting: set[tuple[str, Any]] = set()
 
 
-def _check(name: str, request: int, argument: Any) -> None:
+def _check(name: str, request: int, argument: Any, room: int | None) -> None:
     """Refuse an argument that is not of the size that the ioctl called `name` takes.
 
     TypeError for what is no C object, or a smaller one, or has fewer entries than it says.
@@ -179,9 +179,9 @@ def _check(name: str, request: int, argument: Any) -> None:
     if kind in _COUNTED:
         count, size, before = _COUNTED[kind]
         given = int(getattr(argument, count))
-        room = (size_behind(argument) - before) // size
-        if given > room:
-            raise ValueError(f"{name}: {count} is {given}, of {room} that there are")
+        there = ((size_behind(argument) if room is None else room) - before) // size
+        if given > there:
+            raise ValueError(f"{name}: {count} is {given}, of {there} that there are")
 
 
 def _check_size(name: str, request: int, argument: Any, kind: Any) -> None:
@@ -320,6 +320,7 @@ def call(
     *,
     show: Any = None,
     command: str = "",
+    room: int | None = None,
     fw_error: Callable[[], int] | None = None,
     written_back: Callable[[], tuple[int, ...]] | None = None,
 ) -> Result[int]:
@@ -328,12 +329,13 @@ def call(
     `argument` is None, an int (passed by value) or a cffi pointer to a struct of the ioctl's size:
     TypeError or ValueError for another. `show` is what the trace
     decodes instead of the argument: the struct behind a pointer inside it, say; `command` names
-    the sub-command where the ioctl has some. `fw_error` and
+    the sub-command where the ioctl has some; `room` how many bytes `argument` points to, where it
+    is cast from memory that its type does not know the length of. `fw_error` and
     `written_back` are read after the call, whether or not it succeeded.
     """
     request = getattr(lib, name)
     if argument is not None:
-        _check(name, request, argument)
+        _check(name, request, argument, room)
     return _call(fd, name, request, argument, show, command, fw_error, written_back)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.fields import u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, put
@@ -31,7 +32,9 @@ class McheckTry:
 
         EINVAL: no banks, more than there are, or a bit that Kvm.get_mce_cap_supported lacks.
         """
-        return ioctl.call(self._vcpu.fileno(), "KVM_X86_SETUP_MCE", ffi.new("__u64 *", mcg_cap))
+        return ioctl.call(
+            self._vcpu.fileno(), "KVM_X86_SETUP_MCE", ffi.new("__u64 *", u64("mcg_cap", mcg_cap))
+        )
 
     def set_mce(self, error: MachineCheck) -> Result[int]:
         """KVM_X86_SET_MCE: have the guest take `error`. EINVAL: no such bank, or not valid."""

@@ -48,7 +48,7 @@ class NestedTry:
             memory = ffi.new("char[]", size)
             state = ffi.cast(f"{_STRUCT} *", memory)
             state.size = size
-            result = ioctl.call(self._vcpu.fileno(), "KVM_GET_NESTED_STATE", state)
+            result = ioctl.call(self._vcpu.fileno(), "KVM_GET_NESTED_STATE", state, room=size)
             if result.errno != errno.E2BIG or state.size <= size:
                 break
             size = int(state.size)  # what it takes
@@ -74,7 +74,7 @@ class NestedTry:
         argument.size = len(memory)
         ffi.buffer(memory)[_VENDOR : _VENDOR + len(header)] = header
         ffi.buffer(memory)[_HEADER:] = data
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_NESTED_STATE", argument)
+        return ioctl.call(self._vcpu.fileno(), "KVM_SET_NESTED_STATE", argument, room=len(memory))
 
 
 class NestedCalls:
