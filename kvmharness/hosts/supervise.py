@@ -72,6 +72,7 @@ class Child:
         #: The tests to come, node id to id, and the id and node id of the one that runs.
         self.planned: dict[str, str] | None = None
         self.current: tuple[str, str] | None = None
+        self._started = 0.0
         #: The session's exit status, once it came to its end.
         self.ended: int | None = None
         #: Why the request was wrong, if the child says so.
@@ -104,11 +105,17 @@ class Child:
             self.planned = {nodeid: test_id for test_id, nodeid in value["tests"]}
         elif value["event"] == "start":
             self.current = (value["id"], value["nodeid"])
+            self._started = time.monotonic()
         elif value["event"] == "end":
             self.ended = value["exitstatus"]
         elif value["event"] == "usage":
             self.usage = value["message"]
         self._take_event(value)
+
+    @property
+    def seconds(self) -> float:
+        """For how long the current test has run."""
+        return 0.0 if self.current is None else round(time.monotonic() - self._started, 6)
 
     @property
     def hung(self) -> bool:
@@ -204,8 +211,10 @@ class _Supervisor:
             self._add(Record.of(label, test_id, nodeid, "error", reason=reason, cause="not-run"))
 
     def _add_current(self, reason: str) -> None:
-        if self._child.current is not None:
-            self._add(Record.of(self._result.label, *self._child.current, "error", reason=reason))
+        child = self._child
+        if child.current is not None:
+            label, seconds = self._result.label, child.seconds
+            self._add(Record.of(label, *child.current, "error", reason=reason, seconds=seconds))
 
     def _interrupted(self, error: BaseException) -> None:
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "ended from outside"
@@ -229,6 +238,7 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
     said = [*(child.output if internal else ()), *child.noise]
     told = (run.explain(), *_without_machinery(said))
     values: dict[str, Any] = {
+        "seconds": child.seconds,
         "reason": _why(child, run, timeout),
         "report": "\n".join(filter(None, (*told, run.how_again()))),
     }

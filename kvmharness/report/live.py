@@ -96,9 +96,9 @@ class RunProgress:
         return " ".join(parts)
 
     def _bad(self) -> str:
-        words = {"failed": "failed", "error": "errors"}
-        counted = ((self._counts[outcome], word) for outcome, word in words.items())
-        return "".join(f", {count} {word}" for count, word in counted if count)
+        failed, errors = self._counts["failed"], self._counts["error"]
+        text = f", {failed} failed" if failed else ""
+        return text + (f", {errors} error{'s' * (errors > 1)}" if errors else "")
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -195,6 +195,7 @@ def test_only_the_kernel_s_doing_is_a_failure(verdict: Verdict, outcome: str) ->
     ended = HostRun(verdict, None, 2.0, "why")
     (record,) = run(PlayedHost((said("plan", "a") + said("start", "a"), ended))).records
     assert (record.id, record.outcome) == ("snp.a", outcome)
+    assert 0 < record.seconds < 60
     assert record.cause == ("timeout" if verdict is Verdict.TIMEOUT else "")
 
 
@@ -280,6 +281,7 @@ def test_an_interruption_leaves_a_record_of_each_test(error: BaseException, how:
         "c": f"not run: the run was {how}",
     }
     assert (result.count("error"), result.not_run) == (1, 1)
+    assert [record.seconds > 0 for record in result.records] == [False, True, False]
     assert result.seconds > 0
 
 

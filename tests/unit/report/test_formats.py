@@ -366,13 +366,15 @@ def test_progress_in_a_log_counts_what_is_bad(monkeypatch: pytest.MonkeyPatch) -
     stream = io.StringIO()
     monkeypatch.setattr(live, "_EVERY", 0.0)
     with RunProgress(Console(file=stream, width=120), NATIVE, verbose=False) as progress:
-        progress({"event": "plan", "tests": [["a.b", "x"], ["a.c", "y"]]})
+        progress({"event": "plan", "tests": [["a.b", "x"], ["a.c", "y"], ["a.d", "z"]]})
         progress(record("a.b", "error", "why"))
         progress(record("a.c", "failed", "why"))
+        progress(record("a.d", "error", "why"))
     assert stream.getvalue().splitlines()[1:] == [
-        "native: 0 of 2",
-        "native: 1 of 2, 1 errors",
-        "native: 2 of 2, 1 failed, 1 errors",
+        "native: 0 of 3",
+        "native: 1 of 3, 1 error",
+        "native: 2 of 3, 1 failed, 1 error",
+        "native: 3 of 3, 1 failed, 2 errors",
     ]
 
 
