@@ -63,7 +63,7 @@ def test_names_are_given_once() -> None:
 
 def test_the_software_module_uses_the_same_numbers() -> None:
     """The stand-in defines what the kernel's header lacks; both have to say the same."""
-    source = Path(images_dir() / "emulated_host/tdx_standin/tdx_module.c").read_text()
+    source = Path(images_dir() / "emulated_host/tdx_standin/tdx_module.h").read_text()
     defined = re.findall(r"#define TDX_(\w+)\s+0x([0-9A-F]{16})ULL", source)
     assert len(defined) >= 10
     for name, value in defined:

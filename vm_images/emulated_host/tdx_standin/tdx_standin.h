@@ -41,7 +41,7 @@ enum tdh_leaf {
 #define FIRST_KEYID 1
 #define KEYIDS 15U
 
-/* tdx_module.c: the software TDX module. */
+/* The software TDX module (tdx_module.h): module.c, sys_info.c, report.c. */
 u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs);
 const struct tdx_sys_info *tdx_module_info(void);
 void tdx_module_show(struct seq_file *seq);
