@@ -18,11 +18,13 @@ from pathlib import Path
 from kvmharness import progress
 from kvmharness.errors import HarnessError
 from kvmharness.hosts.host import Again
+from kvmharness.hosts.supervise import CRASHES
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.kernels import cache
 
-#: How many failed runs are kept, the newest; one takes about 8 MB.
-KEPT = 5
+#: How many failed runs are kept, the newest; one takes about 9 MB. A suite whose tests crash boots
+#: this often (supervise.py), and each command that its report shows has to work.
+KEPT = CRASHES + 1
 #: A shared directory of more bytes than this is not copied but shared as it is then.
 _LARGEST_SHARE = 16 << 20
 _STDOUT = "file,path=/dev/stdout"
