@@ -57,10 +57,7 @@ class Watch:
                 waiting.register(fd, selectors.EVENT_READ, name)
             while waiting.get_map():
                 left = self._give_up - time.monotonic()
-                if left <= 0:
-                    self._timed_out = not self._panicked and self._status is None
-                    break
-                for key, _ in waiting.select(None if left == float("inf") else left):
+                for key, _ in waiting.select(None if left == float("inf") else max(left, 0)):
                     try:
                         data = os.read(key.fd, 1 << 16)
                     except BlockingIOError:
@@ -69,6 +66,11 @@ class Watch:
                         self._take(key.data, data)
                     else:
                         waiting.unregister(key.fd)
+                # What was there to read by the deadline may have moved it: where we ran late, the
+                # guest did not.
+                if left <= 0 and time.monotonic() >= self._give_up:
+                    self._timed_out = not self._panicked and self._status is None
+                    break
         if not self._timed_out:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._qemu_status = machine.wait(_LAST_WORDS)

@@ -95,6 +95,13 @@ def test_silence_after_the_start_is_a_timeout(play: Play) -> None:
     assert result.seconds < 10
 
 
+def test_signs_that_came_before_the_deadline_count_when_they_are_read_late(play: Play) -> None:
+    result = play({"control": _READY + b"4.0 exit 0\n"}, boot=0.0)
+    assert result.verdict is Verdict.FINISHED
+    result = play({"control": _READY}, "sleep 30", boot=0.0)
+    assert result.verdict is Verdict.TIMEOUT
+
+
 def test_silence_while_booting_is_a_failed_boot(play: Play) -> None:
     result = play({"control": b"2.5 up 7.3.4\n"}, "sleep 30", timeout=30.0)
     assert result.verdict is Verdict.BOOT_FAILED
