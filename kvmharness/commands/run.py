@@ -65,6 +65,12 @@ class _PassThrough(click.Command):
     help="Fail, not skip, for want of WHAT: kvm, a VM type (snp) or a capability. Repeatable.",
 )
 @click.option(
+    "--allow-log",
+    multiple=True,
+    metavar="PATTERN",
+    help="Let a line of the kernel's log that matches fail no test: another driver's. Repeatable.",
+)
+@click.option(
     "--contract", metavar="SERIES", help="Hold the kernel to another series' contract (7.3)."
 )
 @click.option("--destructive", is_flag=True, help="Also run tests that can take this host down.")
@@ -108,6 +114,7 @@ def run(
     hosts: tuple[str, ...],
     kernels: tuple[str, ...],
     require: tuple[str, ...],
+    allow_log: tuple[str, ...],
     contract: str | None,
     destructive: bool,
     ktap: str | None,
@@ -139,6 +146,7 @@ def run(
     request = Request(
         select=select,
         require=_checked(require),
+        allow_log=allow_log,
         destructive=destructive,
         timeout=timeout,
         deadline=deadline,

@@ -226,7 +226,7 @@ class Contract:
         if any(row.keeps(outcome) for row in rows):
             return ""
         lines = [f"{outcome.scenario} on {release} breaks its contract.", *_promised(rows)]
-        lines.append(f"  happened: {_join(map(words, outcome.steps))}{_log(tuple(outcome.log))}")
+        lines.append(f"  happened: {_join(map(words, outcome.steps))}{_log(outcome.log)}")
         alike = [other for other in self.of(outcome.scenario) if other.keeps(outcome)]
         if alike:
             lines.append(f"  that is what the contract says of {alike[0].kernels}")
@@ -252,7 +252,7 @@ class Contract:
                 "  Marked with * is what no kernel promises: so far it was seen on an emulated "
                 "host alone, whose firmware is a stand-in.",
                 *_promised([row]),
-                f"  happened: {_join(map(words, outcome.steps))}{_log(tuple(outcome.log))}",
+                f"  happened: {_join(map(words, outcome.steps))}{_log(outcome.log)}",
                 *_steps(outcome, different),
                 "  Please report it with this text, the processor's name, and the version of its "
                 "firmware or TDX module, so that the stand-in and the contract can be mended.",
@@ -260,12 +260,14 @@ class Contract:
         )
 
 
-def _logged(promised: Sequence[str], lines: Sequence[str]) -> bool:
-    """Whether each entry that is promised is there, and none that is not.
+def _logged(promised: Sequence[str], lines: Sequence[str] | None) -> bool:
+    """Whether each entry that is promised is there, and none that is not; a log unread may be any.
 
     The compiler may have put a WARNING into a function that calls the one of the source: those that
     can carry it stand as ``WARNING tdx_td_finalize|tdx_vm_ioctl``.
     """
+    if lines is None:
+        return True
     wanted = [_carriers(entry) for entry in promised]
     shown = set(lines)
     return all(each & shown for each in wanted) and shown <= {
@@ -298,5 +300,7 @@ def _join(parts: Iterable[Promise | str]) -> str:
     return "; ".join(map(str, parts))
 
 
-def _log(log: tuple[str, ...]) -> str:
+def _log(log: Sequence[str] | None) -> str:
+    if log is None:
+        return " (kernel log: can't be read)"
     return f" (kernel log: {', '.join(log)})" if log else ""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kvmharness.kernel_log.log import KernelLine, since_begin
+
 #: Takes "stdout" or "stderr" and the bytes, as they arrive.
 OnOutput = Callable[[str, bytes], None]
 #: How much of the console is kept for a report, in lines.
@@ -50,6 +52,9 @@ class HostRun:
     milestones: Mapping[str, float] = field(default_factory=dict)
     #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
     console: str = ""
+    #: What the kernel logged meanwhile, a guest's as its console shows it; None where that can't be
+    #: known.
+    kernel_log: Sequence[KernelLine] | None = None
     #: Where the command did not end by itself: a shell command that boots the same machine again,
     #: and the file that holds it; None where nothing could be kept.
     again: Again | None = None
@@ -65,6 +70,13 @@ class HostRun:
         if self.verdict is Verdict.FINISHED and self.status is not None:
             return self.status
         return {Verdict.TIMEOUT: 124, Verdict.BOOT_FAILED: 125}.get(self.verdict, 126)
+
+    def kernel_log_since(self, test_id: str) -> list[KernelLine]:
+        """Return what the kernel logged since it was told that this test began; all without that.
+
+        Empty where the log can't be known.
+        """
+        return since_begin(self.kernel_log or (), test_id)
 
     def explain(self) -> str:
         """Say in a few lines what happened, with the console's tail where that helps."""

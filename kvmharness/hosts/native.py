@@ -15,6 +15,7 @@ from typing import IO
 from kvmharness import process
 from kvmharness.host_kinds import NATIVE
 from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.kernel_log.log import KernelLog
 from kvmharness.labels import HOST_VARIABLE
 
 
@@ -41,6 +42,7 @@ class NativeHost:
         `writable` needs nothing here: the command sees the caller's own files.
         """
         began = time.monotonic()
+        log = KernelLog.open()
         collected: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 
         def take(stream: str, data: bytes) -> None:
@@ -65,6 +67,11 @@ class NativeHost:
                 status = command.wait() if in_time else None
         except FileNotFoundError as error:
             return HostRun(Verdict.BOOT_FAILED, None, time.monotonic() - began, str(error))
+        finally:
+            # Also of a command that was killed by an oops, and can't say it any more.
+            lines = None if log is None else log.new_lines()
+            if log is not None:
+                log.close()
         if status is not None and status < 0:
             status = 128 - status  # as a shell has it
         return HostRun(
@@ -74,6 +81,7 @@ class NativeHost:
             "" if in_time else f"{argv[0]} was still running after {timeout:.0f} s",
             bytes(collected["stdout"]),
             bytes(collected["stderr"]),
+            kernel_log=lines,
         )
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from kvmharness.errors import HarnessError, UsageError
 from kvmharness.hosts.host import Host, HostRun, Verdict
+from kvmharness.kernel_log.classify import findings, texts
+from kvmharness.kernel_log.log import KernelLine
 from kvmharness.report.records import Record, parse
 from kvmharness.report.result import HostResult
 
@@ -26,6 +28,8 @@ from kvmharness.report.result import HostResult
 CRASHES = 10
 #: Lines of a child's output that are kept for the report of a crash.
 _TAIL_LINES = 60
+#: Lines of the kernel's log that a record of a crash keeps, from its beginning and its end.
+_LOG_HEAD, _LOG_TAIL = 200, 100
 
 #: The end of a session in which pytest failed by itself (pytest.ExitCode).
 _INTERNAL_ERROR = 3
@@ -235,11 +239,13 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
     between two tests, is nobody's fault that can be named: an error.
     """
     internal = child.ended == _INTERNAL_ERROR
+    logged = [] if child.current is None else run.kernel_log_since(child.current[0])
     said = [*(child.output if internal else ()), *child.noise]
     told = (run.explain(), *_without_machinery(said))
     values: dict[str, Any] = {
         "seconds": child.seconds,
-        "reason": _why(child, run, timeout),
+        "reason": _why(child, run, timeout) + _said(logged),
+        "kernel_log": _cut(list(map(str, logged))),
         "report": "\n".join(filter(None, (*told, run.how_again()))),
     }
     if run.verdict is Verdict.TIMEOUT or child.hung:
@@ -252,6 +258,19 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
         Verdict.BOOT_FAILED,
     )
     return Record.of(result.label, *child.current, "error" if ours else "failed", **values)
+
+
+def _said(logged: Sequence[KernelLine]) -> str:
+    found = dict.fromkeys(texts(findings(logged)))
+    return f"; the kernel logged: {'; '.join(found)}" if found else ""
+
+
+def _cut(lines: list[str]) -> tuple[str, ...]:
+    """Leave out the middle of a long log: it began with what went wrong, and ended with the end."""
+    left_out = len(lines) - _LOG_HEAD - _LOG_TAIL
+    if left_out <= 0:
+        return tuple(lines)
+    return (*lines[:_LOG_HEAD], f"... {left_out} lines left out ...", *lines[-_LOG_TAIL:])
 
 
 def _without_machinery(lines: Iterable[str]) -> Iterator[str]:

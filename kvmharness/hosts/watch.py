@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from kvmharness.hosts import host
 from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.kernel_log.log import parse_console
 
 #: After a panic was seen, or the command's end, the seconds the guest gets to end itself.
 _LAST_WORDS = 5.0
@@ -122,6 +123,7 @@ class Watch:
         """Return the outcome."""
         verdict, detail = self._judge()
         finished = verdict is Verdict.FINISHED
+        console = host.printable(bytes(self._text["console"]))
         return HostRun(
             verdict=verdict,
             status=self._status if finished else None,
@@ -129,7 +131,8 @@ class Watch:
             detail=detail,
             stdout=bytes(self._text["stdout"]),
             stderr=bytes(self._text["stderr"]),
-            console=host.printable(bytes(self._text["console"])),
+            console=console,
+            kernel_log=parse_console(console),
             console_tail="" if finished else self._tail(),
             milestones=self._milestones,
         )

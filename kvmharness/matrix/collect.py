@@ -14,12 +14,13 @@ from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.host_kinds import NATIVE
 from kvmharness.hosts.host import Host
 from kvmharness.hosts.supervise import Job, supervise
+from kvmharness.kernel_log.classify import findings, texts
+from kvmharness.kernel_log.log import parse_console
 from kvmharness.labels import HostLabel
 from kvmharness.matrix.model import CRASH, ERROR, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
 from kvmharness.report.records import Record
 from kvmharness.report.result import HostResult
-from kvmharness.scenarios.engine import classify
 from kvmharness.scenarios.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def cell_of(record: Record) -> Cell:
         return Cell.from_json(record.details["outcome"])
     if record.outcome == "skipped" or not record.ran:
         return Cell(SKIP, record.reason)
+    log = tuple(texts(findings(parse_console("\n".join(record.kernel_log)))))
     lines = list(record.kernel_log) or record.report.splitlines()
     result = HANG if record.cause == "timeout" else ERROR if record.outcome == "error" else CRASH
-    return Cell(result, record.reason, log=tuple(classify(lines)), log_lines=tuple(lines[-_TAIL:]))
+    return Cell(result, record.reason, log=log, log_lines=tuple(lines[-_TAIL:]))

@@ -101,4 +101,4 @@ def _promise(contract: Contract, scenario: str, column: Column, cell: Cell) -> P
 
 
 def _outcome(scenario: str, cell: Cell) -> Outcome:
-    return Outcome(scenario, list(cell.steps), log=list(cell.log))
+    return Outcome(scenario, list(cell.steps), log=None if cell.log is None else list(cell.log))

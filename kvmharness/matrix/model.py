@@ -46,15 +46,15 @@ class Cell:
     """What one kernel did with one scenario.
 
     `result` is ``ok``, an errno's name, or one of NOT_OUTCOMES. `log` is what of the kernel's log a
-    contract can promise, `log_lines` all of it. `trace` holds a line for each ioctl. `contract`
-    says whether the outcome is what the contract promises of this kernel: ``kept``, ``broken``, or
-    empty for no promise.
+    contract can promise, None where it could not be read; `log_lines` all of it. `trace` holds a
+    line for each ioctl. `contract` says whether the outcome is what the contract promises of this
+    kernel: ``kept``, ``broken``, or empty for no promise.
     """
 
     result: str
     reason: str = ""
     steps: tuple[Step, ...] = ()
-    log: tuple[str, ...] = ()
+    log: tuple[str, ...] | None = ()
     log_lines: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
     digest: str | None = None
@@ -74,22 +74,30 @@ class Cell:
         return (
             len(self.steps) == len(other.steps)
             and all(map(grammar.alike, self.steps, other.steps))
-            and set(self.log) == set(other.log)
+            and self._logs_alike(other)
         )
+
+    def _logs_alike(self, other: Cell) -> bool:
+        return None in (self.log, other.log) or set(self.log or ()) == set(other.log or ())
+
+    @property
+    def _log_json(self) -> list[str] | None:
+        return None if self.log is None else list(self.log)
 
     @property
     def words(self) -> str:
         """The outcome in a few words: ``EINVAL x3; ok``, and what the kernel's log adds."""
         if self.result in NOT_OUTCOMES:
             return self.result
-        return "; ".join([*self._step_words(), *_counted(self.log)])
+        return "; ".join([*self._step_words(), *_counted(self.log or ())])
 
     @property
     def brief(self) -> str:
         """As `words`, without the names of the functions that the kernel's log gives."""
         if self.result in NOT_OUTCOMES:
             return self.result
-        return "; ".join([*self._step_words(), *_counted(line.split()[0] for line in self.log)])
+        logged = [line.split()[0] for line in self.log or ()]
+        return "; ".join([*self._step_words(), *_counted(logged)])
 
     def _step_words(self) -> list[str]:
         return _counted(map(grammar.words, self.steps))
@@ -130,13 +138,13 @@ class Cell:
         if self.result in NOT_OUTCOMES:
             values: dict[str, Any] = {"result": self.result, "reason": self.reason}
             if self.log_lines:
-                values |= {"log": list(self.log), "log_lines": list(self.log_lines)}
+                values |= {"log": self._log_json, "log_lines": list(self.log_lines)}
             return values
         return {
             "result": self.result,
             "fw_error": self.fw_error,
             "remaining": self.remaining,
-            "log": list(self.log),
+            "log": self._log_json,
             "words": self.words,
             "kind": self.kind,
             "contract": self.contract,
@@ -155,7 +163,7 @@ class Cell:
             result=str(values["result"]),
             reason=str(values.get("reason", "")),
             steps=tuple(map(step_from_json, values.get("steps", ()))),
-            log=tuple(values.get("log", ())),
+            log=None if (log := values.get("log", ())) is None else tuple(log),
             log_lines=tuple(values.get("log_lines", ())),
             trace=tuple(values.get("trace", ())),
             digest=values.get("digest"),

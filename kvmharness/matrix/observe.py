@@ -16,6 +16,7 @@ import traceback
 from typing import Any
 
 from kvmharness import Kvm, MissingCapability, RunTimeout, labels
+from kvmharness.kernel_log.log import say_begin
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.report import trace_text
 from kvmharness.report.records import Outcome, Record, RecordWriter
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
         with Kvm.open() as kvm:
             for scenario_id in ids:
                 writer.event("start", id=scenario_id, nodeid=scenario_id)
+                say_begin(scenario_id)
                 watchdog.cover(DEADLINE)
                 writer.record(_observe(scenarios[scenario_id], kvm))
     except MissingCapability as error:

@@ -23,6 +23,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = (
     *("*.py", "*.so", "kvm/*.py", "launch/*.py", "measure/*.py", "machine/*.py"),
     *("scenarios/*.py", "standins/*.py", "hosts/*.py", "matrix/observe.py"),
+    *("kernel_log/*.py", "kernel_log/*.toml"),
 )
 #: Entries that nobody wrote or read for so long are removed, in seconds.
 _KEPT = 30 * 24 * 3600.0

@@ -67,6 +67,8 @@ class RunProgress:
             if self._live is None:
                 tests = "1 test" if self._total == 1 else f"{self._total} tests"
                 self._console.print(f"{tests} on the {self._label.words}")
+            for note in event.get("notes", ()):
+                self._console.print(note)
         elif event["event"] == "start":
             current = event["id"]
         if self._live is not None:

@@ -43,10 +43,6 @@ class Bench:
         """The pages that an emulated host's firmware holds, by state; None without one."""
         return None
 
-    def faults(self) -> list[str]:
-        """What hardware would have faulted on, asked when everything is closed: log entries."""
-        return []
-
     def step(self, label: str, result: Result[T]) -> Result[T]:
         """Record a call that the contract holds the kernel to; gives the result back."""
         self.outcome.steps.append(Call.of(label, result))

@@ -19,11 +19,14 @@ _OF_PAGES = ("asked", "done", "left", "written_back")
 
 @dataclass
 class Outcome:
-    """All that a scenario showed. `steps` and `log` are what a contract row promises."""
+    """All that a scenario showed. `steps` and `log` are what a contract row promises.
+
+    `log` holds what the kernel said against itself; None where its log can't be read.
+    """
 
     scenario: str
     steps: list[Step] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
+    log: list[str] | None = field(default_factory=list)
     log_lines: list[str] = field(default_factory=list)
     digest: str | None = None
     predicted_digest: str | None = None

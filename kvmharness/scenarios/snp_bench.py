@@ -24,9 +24,6 @@ from kvmharness.standins import snp as standin
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
 
-#: What stands in a log for an RMP fault of the host: emulation goes on where hardware would not.
-HOST_WRITE = "RMP host write to a guest's page"
-
 
 class SnpBench(PopulateBench):
     """A PopulateBench whose machine is an SNP VM."""
@@ -36,7 +33,6 @@ class SnpBench(PopulateBench):
         self._digest: LaunchDigest | None = None
         self._vcpu: Vcpu | None = None
         self._measured_vmsas = False
-        self._host_writes = standin.host_writes()
         self.stack.callback(standin.clear_injection)
 
     def make(self, *, initialized: bool = True) -> Machine:
@@ -116,10 +112,6 @@ class SnpBench(PopulateBench):
     def page_counts(self) -> dict[str, int] | None:
         """The pages in an emulated host's RMP, by state; None on hardware."""
         return standin.rmp_counts()
-
-    def faults(self) -> list[str]:
-        """A host's write to a guest's page, which the stand-in finds when the page goes back."""
-        return [HOST_WRITE] if standin.host_writes() > self._host_writes else []
 
     def vcpu(self, number: int = 0) -> Result[Vcpu]:
         """Create a vCPU, closed at the end; its VMSA ends the digest that is followed."""

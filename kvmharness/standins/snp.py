@@ -32,15 +32,6 @@ def rmp_counts() -> dict[str, int] | None:
     return proc.counts_of(state, "rmp_")
 
 
-def host_writes() -> int:
-    """Return how many guest-owned pages the host was found to have written; 0 on hardware.
-
-    There such a write is an RMP fault, and mostly the kernel's end. The stand-in notices it when
-    the page changes hands, at the VM's end at the latest.
-    """
-    return int(read_state().get("host_writes", "0"))
-
-
 def launch_digest() -> str | None:
     """Return the launch digest of the guest context touched last, in hex; None on hardware."""
     return read_state().get("digest")

@@ -7,9 +7,10 @@ Session holds the plugin's hooks and state for one pytest session; Watch is one 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from kvmharness import labels
 from kvmharness.errors import MissingCapability, UsageError
 
 if TYPE_CHECKING:
-    from kvmharness.kernel_log import KernelLine, KernelLog
+    from kvmharness.kernel_log.classify import Finding
+    from kvmharness.kernel_log.log import KernelLine
+    from kvmharness.kernel_log.watch import KernelWatch, Said
     from kvmharness.report.records import Cause, Outcome, RecordWriter
     from kvmharness.suite.deadline import Watchdog
     from kvmharness.suite.leaks import Snapshot
@@ -33,6 +36,15 @@ _OUTPUT_KEPT = 4000
 _TRACE_KEPT = 2000
 
 _REQUIRED = "required by --require"
+_LOGGED = "the kernel logged: "
+_BLIND = (
+    "kernel log: this user may not read /dev/kmsg, so what the kernel says against itself is not "
+    "seen, its taint apart, and nothing that a contract says of the log is checked"
+)
+_HOW_TO_ALLOW = (
+    "A test says what it expects with @pytest.mark.expects_log(PATTERN); what another driver of "
+    "this machine logs is allowed with --allow-log PATTERN (pytest: --kvmharness-allow-log)."
+)
 _PLUGIN = "kvmharness.suite.plugin"
 _KVM_FIXTURES = frozenset({"kvm", "vm", "vm_builder"})
 
@@ -57,7 +69,10 @@ class Watch:
         self.skipped_here = False
         self.skipped_for: str | None = None
         self.baseline: Snapshot | None = None
-        self.kernel_lines: list[KernelLine] = []
+        self.kernel_lines: Sequence[KernelLine] = ()
+        self.findings: Sequence[Finding] = ()
+        #: What the kernel may say against itself during this test, besides what its marker says.
+        self.expected_log: list[str] = []
         self.reports: list[pytest.TestReport] = []
         #: Those of them that are not the kernel's fault, each with its reason if it gives one.
         self.ours: dict[pytest.TestReport, str] = {}
@@ -75,6 +90,17 @@ class Watch:
         if self.needs_kvm or names:
             names.add(KVM)
         return frozenset(names)
+
+    def unexpected(self, found: Sequence[Finding]) -> list[Finding]:
+        """Return what of `found` the test does not expect."""
+        marked = [str(each) for mark in self.item.iter_markers("expects_log") for each in mark.args]
+        patterns = [re.compile(each) for each in (*marked, *self.expected_log)]
+        return [each for each in found if not each.is_expected(patterns)]
+
+    @property
+    def failed_by_kernel(self) -> bool:
+        """Whether a phase of it has failed so far, by the kernel's doing or the test's own."""
+        return any(report.failed and report not in self.ours for report in self.reports)
 
     @property
     def failed(self) -> bool:
@@ -116,8 +142,11 @@ class Session:
         self.wanted = bool(self.strict or self.writer or self.required or self.select)
         self.current: Watch | None = None
         self._answers: HostAnswers | None = None
-        self._log: KernelLog | None = None
-        self._log_tried = False
+        self._kernel: KernelWatch | None = None
+        self.allowed_log = _patterns(config)
+        #: The test that ran last, if it was watched.
+        self._previous: Watch | None = None
+        self._late: list[str] = []
         self._watchdog: Watchdog | None = None
         # faulthandler has one timer for the whole process: where pytest uses it, it is taken, and
         # its thread comes and goes with each test.
@@ -140,14 +169,17 @@ class Session:
         return self._answers
 
     @property
-    def kernel_log(self) -> KernelLog | None:
-        """The kernel's log, None where it can't be read."""
-        if not self._log_tried:
-            from kvmharness.kernel_log import KernelLog
+    def kernel(self) -> KernelWatch:
+        """The watch over the kernel's log and taint."""
+        if self._kernel is None:
+            from kvmharness.kernel_log.watch import KernelWatch
 
-            self._log_tried = True
-            self._log = KernelLog.open()
-        return self._log
+            self._kernel = KernelWatch.open(self.allowed_log)
+        return self._kernel
+
+    def blind(self) -> list[str]:
+        """Say in a line what of the kernel can't be seen here; nothing where all can."""
+        return [] if self.kernel.sees_log else [_BLIND]
 
     # -------------------------------------------------------------- collection
 
@@ -174,7 +206,8 @@ class Session:
         items[:] = [item for item in items if item not in dropped]
         config.hook.pytest_deselected(items=list(dropped))
         if self.writer is not None:
-            self.writer.event("plan", tests=[[i.stash[WATCH].id, i.nodeid] for i in items])
+            tests = [[item.stash[WATCH].id, item.nodeid] for item in items]
+            self.writer.event("plan", tests=tests, notes=self.blind())
 
     def _not_selected(self, items: list[pytest.Item]) -> set[pytest.Item]:
         if not self.select:
@@ -221,6 +254,7 @@ class Session:
                 raise
             finally:
                 self.current = None
+                self._previous = watch
         if self.writer is not None:
             self._write_record(watch, time.monotonic() - start)
         return result
@@ -236,8 +270,9 @@ class Session:
                 from kvmharness.kvm.ioctl import recording
 
                 watch.ioctls = until_end.enter_context(recording(_TRACE_KEPT))
-        if self.kernel_log is not None:
-            self.kernel_log.mark()
+        self._end_gap()
+        if self.writer is not None or watch.needs_kvm:
+            self.kernel.say_begin(watch.id)
         watch.baseline = leaks.snapshot()
         self.current = watch
 
@@ -279,10 +314,15 @@ class Session:
         watch = self.current
         if watch is None:
             return (yield)
-        with self._phase(watch, "teardown"):
-            yield
+        try:
+            with self._phase(watch, "teardown"):
+                yield
+        finally:
+            self._end_stretch(watch)
         if self._watchdog is not None:
             self._watchdog.stop()
+        if not watch.failed_by_kernel:
+            _fail_if_logged(watch)
         # A failed test's frames, and all that they hold, live on in its traceback.
         if not watch.failed:
             self._fail_if_leaked(watch)
@@ -319,6 +359,30 @@ class Session:
             lines = "\n".join(f"  {line}" for line in left.describe())
             pytest.fail(f"this test leaked {left.counts()}\n{lines}", pytrace=False)
 
+    def _end_stretch(self, watch: Watch) -> None:
+        said = self.kernel.take()
+        watch.kernel_lines, watch.findings = said.lines, said.findings
+
+    def _end_gap(self) -> None:
+        """Look at what the kernel said since the last test: what comes late may be of any before.
+
+        Only where all tests are watched: else it may be one's that is not this plugin's affair.
+        """
+        said, previous = self.kernel.take(), self._previous
+        if self.strict and previous is not None and (found := previous.unexpected(said.findings)):
+            self._fail_between(previous, found, said)
+
+    def _fail_between(self, previous: Watch, found: Sequence[Finding], said: Said) -> None:
+        reason = f"{_logged(found)} (after the end of {previous.id})"
+        self._late.append(reason)
+        self._write(
+            id=self.label.kind,
+            nodeid=f"<after {previous.item.nodeid}>",
+            outcome="failed",
+            reason=reason,
+            kernel_log=tuple(map(str, said.lines)),
+        )
+
     def skip_if_impossible(self) -> None:
         """Skip the current test if this host lacks what its markers ask for."""
         watch = self.current
@@ -353,8 +417,13 @@ class Session:
             return report
         if report.skipped and not hasattr(report, "wasxfail"):
             self._judge_skip(watch, report)
-        if self.kernel_log is not None:
-            watch.kernel_lines += self.kernel_log.new_lines()
+        xfailed = report.skipped and hasattr(report, "wasxfail")
+        if report.when == "teardown" and xfailed and watch.unexpected(watch.findings):
+            # A test that is expected to fail is not expected to find a bug in the kernel.
+            report.outcome = "failed"
+            del report.wasxfail
+        if report.when != "teardown":  # whose end is the end of the stretch
+            watch.kernel_lines = tuple(self.kernel.lines())
         if report.failed:
             if call.excinfo is not None:
                 from kvmharness.suite.fault import is_ours, own_words
@@ -389,7 +458,9 @@ class Session:
     def _write_record(self, watch: Watch, seconds: float) -> None:
         outcome, cause, reason, text = _verdict(watch)
         failed = outcome in ("failed", "error")
-        keep_log = failed or any(line.splat for line in watch.kernel_lines)
+        keep_log = failed or watch.findings
+        if failed and _LOGGED not in reason and (found := watch.unexpected(watch.findings)):
+            reason += f"; {_logged(found)}"
         requirement = watch.skipped_for if outcome == "skipped" else None
         self._write(
             id=watch.id,
@@ -425,15 +496,27 @@ class Session:
             values |= {"host": label.kind, "kernel": label.kernel, "emulated": label.emulated}
             self.writer.record(Record(**values))
 
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Say that the session came to its end."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Look at the kernel's log a last time; say that the session came to its end."""
+        if self._previous is not None:
+            self._end_gap()
+        if self._late and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.writer is not None:
             self.writer.event("end", exitstatus=int(exitstatus))
 
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say what fails the session and no test."""
+        if self._late:
+            terminalreporter.section("kernel log")
+            for reason in self._late:
+                terminalreporter.line(reason)
+
     def pytest_unconfigure(self) -> None:
         """Close what the session holds."""
-        if self._log is not None:
-            self._log.close()
+        if self._kernel is not None:
+            self._kernel.close()
         if self.writer is not None:
             self.writer.close()
         if self._watchdog is not None:
@@ -454,6 +537,14 @@ def _deadline(config: pytest.Config) -> float:
         return float(text)
     except ValueError:
         raise pytest.UsageError(f"--kvmharness-deadline: not a number: {text}") from None
+
+
+def _patterns(config: pytest.Config) -> list[re.Pattern[str]]:
+    given = [*config.getini("kvmharness_allow_log"), *config.getoption("kvmharness_allow_log")]
+    try:
+        return [re.compile(pattern) for pattern in given]
+    except re.error as error:
+        raise pytest.UsageError(f"--kvmharness-allow-log {error}: {error.pattern!r}") from None
 
 
 def _required(names: list[str]) -> Iterator[str]:
@@ -513,6 +604,16 @@ def _name(items: list[pytest.Item]) -> None:
             watch.id += item.nodeid[item.nodeid.index("[") :]
 
 
+def _fail_if_logged(watch: Watch) -> None:
+    if found := watch.unexpected(watch.findings):
+        lines = "\n".join(f"  {each.line}" for each in found)
+        pytest.fail(f"{_logged(found)}\n{lines}\n{_HOW_TO_ALLOW}", pytrace=False)
+
+
+def _logged(found: Sequence[Finding]) -> str:
+    return _LOGGED + "; ".join(dict.fromkeys(each.text for each in found))
+
+
 def _last_ioctls(watch: Watch) -> list[str]:
     from kvmharness.report.trace_text import lines
 
@@ -550,9 +651,9 @@ def _failure_reason(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else str(report.longrepr)
     first = next((line for line in text.splitlines() if line.strip()), "failed")
-    own = report.when == "call" or first.startswith(_REQUIRED)
-    where = "" if own else f" (in {report.when})"
-    return f"{first.strip().removeprefix('Failed: ')}{where}"
+    first = first.strip().removeprefix("Failed: ")
+    own = report.when == "call" or first.startswith((_REQUIRED, _LOGGED))
+    return first if own else f"{first} (in {report.when})"
 
 
 def _failure_text(report: pytest.TestReport) -> str:

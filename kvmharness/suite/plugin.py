@@ -5,8 +5,9 @@ It is registered by entry point, in every project that has kvmharness installed,
 alone that use neither its fixtures nor its ``requires_`` markers (``--kvmharness-strict`` watches
 every test). Loading it needs no KVM and no built binding.
 
-A watched test has a deadline, must leave no fd, shared mapping, thread or child behind, and when it
-fails its report shows the ioctls it made and what the kernel logged meanwhile (hooks.py).
+A watched test has a deadline, must leave no fd, shared mapping, thread or child behind, and must
+not make the kernel say anything against itself (kernel_log/splats.toml). When it fails, its report
+shows the ioctls it made and what the kernel logged meanwhile (hooks.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _MARKERS = {
     "destructive": "can take the host down: runs on emulated hosts, or when asked for",
     "scenario(id)": "the test's id in selections and reports",
     "deadline(seconds)": "the test's own deadline, in seconds, for each of its phases",
+    "expects_log(*patterns)": "what the kernel may say against itself during the test (WARNING f, "
+    "taint W): regular expressions, searched in the finding and in the line that was logged",
 }
 
 
@@ -78,6 +81,13 @@ def record(request: pytest.FixtureRequest) -> dict[str, Any]:
     """A dict that goes into the test's record as ``details``: whatever JSON can hold."""
     details: dict[str, Any] = request.node.stash[WATCH].details
     return details
+
+
+@pytest.fixture
+def expect_log(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that takes a pattern, as the marker ``expects_log`` does, while the test runs."""
+    expect: Callable[[str], None] = request.node.stash[WATCH].expected_log.append
+    return expect
 
 
 @pytest.fixture
@@ -132,6 +142,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="leave out the tests whose node ids are the lines of FILE",
     )
+    group.addoption(
+        "--kvmharness-allow-log",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="a line of the kernel's log that matches fails no test, however grave",
+    )
+    parser.addini(
+        "kvmharness_allow_log", "as --kvmharness-allow-log, a pattern a line", type="linelist"
+    )
     parser.addini("kvmharness_strict", "watch every test", type="bool", default=False)
     parser.addini("kvmharness_deadline", "seconds for each phase of a watched test", default="120")
 
@@ -147,7 +167,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say on which host and kernel this is, and what the results are worth."""
     session = config.stash[SESSION]
-    return f"kvmharness: {session.label.words}" if session.wanted else None
+    if not session.wanted:
+        return None
+    return "\n".join([f"kvmharness: {session.label.words}", *session.blind()])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,6 +29,7 @@ class Request:
 
     select: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
+    allow_log: tuple[str, ...] = ()
     destructive: bool = False
     timeout: float = 1800.0
     deadline: float = 120.0
@@ -125,6 +126,7 @@ def _pytest_argv(request: Request, done_file: Path) -> list[str]:
         f"--kvmharness-deadline={request.deadline:g}",
         *(f"--kvmharness-select={pattern}" for pattern in request.select),
         *(f"--kvmharness-require={name}" for name in request.require),
+        *(f"--kvmharness-allow-log={pattern}" for pattern in request.allow_log),
         *(("--kvmharness-destructive",) if request.destructive else ()),
         *request.pytest_args,
         *(str(suite / name) for name in _folders(request.select)),

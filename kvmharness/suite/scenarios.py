@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import observe
 from kvmharness.scenarios.scenario import Scenario
+from kvmharness.suite.hooks import SESSION, WATCH
 from kvmharness.suite.promised import contract_release
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def parameters(vm_type: VmType) -> list[Any]:
     return found
 
 
-def hold_to_contract(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> None:
+def hold_to_contract(scenario: Scenario, kvm: Kvm, request: pytest.FixtureRequest) -> None:
     """Observe `scenario`, record the outcome, and fail the test if it breaks the contract.
 
     ``KVMHARNESS_CONTRACT`` names the release whose contract counts; by default the running one.
@@ -39,8 +41,12 @@ def hold_to_contract(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> No
     NotTheKernel for hardware that differs from emulation in what the stand-ins do there, and for a
     contract that says wrongly what a step calls.
     """
-    outcome = observe(scenario, kvm)
-    record["outcome"] = outcome.as_json()
+    watch = request.node.stash[WATCH]
+    outcome = observe(scenario, kvm, request.config.stash[SESSION].allowed_log)
+    watch.details["outcome"] = outcome.as_json()
+    # What the kernel said against itself, the contract judges, no less than the rest.
+    said = [r"taint \w"] if outcome.log is None else map(re.escape, outcome.log)
+    watch.expected_log += [rf"\A{text}\Z" for text in said]
     promises, release = contract.load(), contract_release()
     if not labels.current().emulated and (text := promises.beyond_emulation(outcome, release)):
         raise NotTheKernel(text)

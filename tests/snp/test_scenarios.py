@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from kvmharness.kvm.system import Kvm
@@ -14,5 +12,5 @@ from kvmharness.suite.scenarios import hold_to_contract, parameters
 
 
 @pytest.mark.parametrize("scenario", parameters(VmType.SNP))
-def test_scenario(scenario: Scenario, kvm: Kvm, record: dict[str, Any]) -> None:
-    hold_to_contract(scenario, kvm, record)
+def test_scenario(scenario: Scenario, kvm: Kvm, request: pytest.FixtureRequest) -> None:
+    hold_to_contract(scenario, kvm, request)

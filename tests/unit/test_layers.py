@@ -22,7 +22,7 @@ LAYERS = (
     "machine | standins",
     "launch | measure",
     "kernels | kvm",
-    "report",
+    "report | kernel_log",
     "ground",
 )
 
@@ -35,7 +35,6 @@ OUTSIDE = {"__main__": "cli", "_kvm": "kvm"} | dict.fromkeys(
             "errors",
             "exit_status",
             "host_kinds",
-            "kernel_log",
             "labels",
             "process",
             "progress",

@@ -22,5 +22,6 @@ def row(*outcome: str, first: str | list[str] = "", end: str | list[str] = "", *
     return Row(Patterns((SCENARIO,)), generation, promises(*outcome), **values)
 
 
-def outcome(*texts: str, log: tuple[str, ...] = ()) -> Outcome:
-    return Outcome(SCENARIO, list(map(step, texts)), log=list(log))
+def outcome(*texts: str, log: tuple[str, ...] | None = ()) -> Outcome:
+    """An outcome whose steps say this; `log` is None where it could not be read."""
+    return Outcome(SCENARIO, list(map(step, texts)), log=None if log is None else list(log))

@@ -212,3 +212,10 @@ def test_each_warning_that_is_promised_has_to_be_there() -> None:
     rows = Contract([row("ok", log=("WARNING f|g", "WARNING h"))])
     assert rows.mismatch(outcome("ok", log=("WARNING g", "WARNING h")), "7.3") == ""
     assert rows.mismatch(outcome("ok", log=("WARNING g",)), "7.3") != ""
+
+
+def test_a_log_that_can_not_be_read_breaks_no_promise() -> None:
+    rows = Contract([row("ok", log=("WARNING f",))])
+    assert rows.mismatch(outcome("ok", log=None), "7.3") == ""
+    assert rows.mismatch(outcome("ok"), "7.3") != ""
+    assert "can't be read" in rows.mismatch(outcome("EIO", log=None), "7.3")

@@ -16,6 +16,7 @@ import pytest
 from kvmharness.errors import HarnessError, UsageError
 from kvmharness.hosts.host import Again, HostRun, Verdict
 from kvmharness.hosts.supervise import Child, Job, supervise
+from kvmharness.kernel_log.log import KernelLine
 from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
 from kvmharness.report.result import HostResult
@@ -322,3 +323,50 @@ def test_a_child_that_can_not_start_is_an_error_that_says_why() -> None:
     (record,) = result.records
     assert (record.is_of_host, record.outcome) == (True, "error")
     assert "could not be started: /usr/bin/python: No module named pytest" in record.reason
+
+
+def logged(*texts: str) -> list[KernelLine]:
+    return [KernelLine(None, 1.0, text, None) for text in texts]
+
+
+def test_the_record_of_a_crash_holds_what_the_kernel_said_since_the_test_began() -> None:
+    oops = HostRun(
+        Verdict.FINISHED,
+        137,
+        1.0,
+        kernel_log=logged(
+            "kvmharness: begin snp.a",
+            "BUG: of another test",
+            "kvmharness: begin snp.b",
+            "Oops: general protection fault, probably for x: 0000 [#1]",
+            "Call Trace:",
+        ),
+    )
+    host = PlayedHost(
+        (said("plan", "ab") + passes("a") + said("start", "b"), oops),
+    )
+    result = run(host)
+    reason = (
+        "the test process was killed by SIGKILL; the kernel logged: Oops general protection fault"
+    )
+    assert result.records[1].reason == reason
+    assert [line.split("] ")[1] for line in result.records[1].kernel_log] == [
+        "Oops: general protection fault, probably for x: 0000 [#1]",
+        "Call Trace:",
+    ]
+
+
+def test_of_a_long_log_the_beginning_and_the_end_are_kept() -> None:
+    storm = HostRun(Verdict.FINISHED, 137, 1.0, kernel_log=logged(*map(str, range(1000))))
+    host = PlayedHost((said("plan", "a") + said("start", "a"), storm))
+    lines = [line.split("] ")[-1] for line in run(host).records[0].kernel_log]
+    assert (lines[0], lines[200], lines[-1]) == ("0", "... 700 lines left out ...", "999")
+
+
+def test_a_crash_whose_log_is_not_known_is_a_crash_all_the_same() -> None:
+    host = PlayedHost(
+        (said("plan", "a") + said("start", "a"), HostRun(Verdict.FINISHED, 137, 1.0)),
+    )
+    (record,) = run(host).records
+    assert record.reason == "the test process was killed by SIGKILL"
+    assert record.kernel_log == ()

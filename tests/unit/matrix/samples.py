@@ -19,10 +19,10 @@ from kvmharness.scenarios.step import Call
 from ..steps import promises, step
 
 
-def cell(*texts: str, log: Sequence[str] = (), **values: Any) -> Cell:
+def cell(*texts: str, log: Sequence[str] | None = (), **values: Any) -> Cell:
     """A cell whose steps show what these words of a contract say."""
     steps = tuple(step(text, f"call {number}") for number, text in enumerate(texts))
-    return Cell(result_of(steps), steps=steps, log=tuple(log), **values)
+    return Cell(result_of(steps), steps=steps, log=None if log is None else tuple(log), **values)
 
 
 def skip(reason: str = "no such thing here") -> Cell:

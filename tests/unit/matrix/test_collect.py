@@ -13,6 +13,7 @@ import pytest
 from kvmharness import progress
 from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.hosts.host import HostRun, Verdict
+from kvmharness.kernel_log.log import KernelLine
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import collect, stored
@@ -113,15 +114,23 @@ def test_every_scenario_gets_its_cell(observe: Observe) -> None:
 
 def test_a_crash_is_a_cell_and_the_rest_goes_on_in_another_process(observe: Observe) -> None:
     panic = HostRun(
-        Verdict.PANIC, None, 2.0, "the kernel panicked", console_tail="x\nBUG: unable to y, z"
+        Verdict.PANIC,
+        None,
+        2.0,
+        "the kernel panicked",
+        console_tail="x\nBUG: unable to y, z",
+        kernel_log=[KernelLine(None, 1.0, "x"), KernelLine(None, 1.0, "BUG: unable to y, z")],
     )
     column, host = observe(
         lambda name: panic if name == "b" else "ok", Request(VmType.SNP, scenarios("a", "b", "c"))
     )
     assert host.runs == [["a", "b", "c"], ["c"]]
     crashed = column.cells["b"]
-    assert (crashed.result, crashed.reason) == ("crash", "panic: the kernel panicked")
-    assert crashed.log_lines[-3:] == ("x", "BUG: unable to y, z", "the last words")
+    assert (crashed.result, crashed.reason) == (
+        "crash",
+        "panic: the kernel panicked; the kernel logged: BUG unable to y",
+    )
+    assert [line.split("] ")[1] for line in crashed.log_lines] == ["x", "BUG: unable to y, z"]
     assert crashed.log == ("BUG unable to y",)
     assert column.cells["c"].words == "ok"
 
@@ -181,7 +190,7 @@ def test_a_record_without_an_outcome_is_a_cell_that_says_why(
 
 
 def test_a_crash_s_cell_holds_what_the_kernel_said_where_that_is_known() -> None:
-    said = ("WARNING: CPU: 0 PID: 1 at f.c:1 kvm_f+0x1/0x2 [kvm]",)
+    said = ("[    1.000000] WARNING: CPU: 0 PID: 1 at f.c:1 kvm_f+0x1/0x2 [kvm]",)
     record = Record.of(LABEL, "a", "a", "failed", report="x", kernel_log=said)
     cell = collect.cell_of(record)
     assert (cell.log_lines, cell.log) == (said, ("WARNING kvm_f",))

@@ -104,3 +104,12 @@ def test_what_is_no_matrix_is_refused_in_one_line(
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"can't read .*: No such file"):
         model.load("/nowhere/m.json")
+
+
+def test_a_log_that_could_not_be_read_makes_no_difference_and_is_kept() -> None:
+    unread, warned = cell("ok", log=None), cell("ok", log=["WARNING f"])
+    assert unread.alike(warned)
+    assert warned.alike(unread)
+    assert not cell("ok").alike(warned)
+    assert (unread.words, unread.kind) == ("ok", "ok")
+    assert Cell.from_json(json.loads(json.dumps(unread.as_json()))).log is None

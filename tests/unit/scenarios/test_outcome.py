@@ -8,7 +8,6 @@ import json
 
 import pytest
 
-from kvmharness.scenarios.engine import classify
 from kvmharness.scenarios.outcome import Outcome, result_of, step_as_json, step_from_json
 from kvmharness.scenarios.step import Call, Fact, Step, Tally
 
@@ -74,28 +73,3 @@ def test_a_step_in_json_has_its_words_and_no_more_than_it_needs() -> None:
 def test_what_is_no_step_is_refused(values: dict[str, str]) -> None:
     with pytest.raises(KeyError):
         step_from_json(values)
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        (
-            "WARNING: CPU: 0 PID: 77 at virt/kvm/guest_memfd.c:1 sev_gmem_post_populate+0x1/0x2",
-            ["WARNING sev_gmem_post_populate"],
-        ),
-        (
-            "WARNING: arch/x86/kvm/svm/sev.c:2387 at sev_gmem_post_populate+0x23c/0x290 [kvm_amd], "
-            "CPU#0: pytest/77",
-            ["WARNING sev_gmem_post_populate"],
-        ),
-        ("WARNING: x.c:1 at snp_launch_update.constprop.0+0x1/0x2", ["WARNING snp_launch_update"]),
-        (
-            "BUG: unable to handle page fault for address: 0",
-            ["BUG unable to handle page fault for address"],
-        ),
-        ("SEV-SNP: Leaking PFN range 0x1-0x2", ["RMP SEV-SNP: Leaking"]),
-        ("kvm_amd: SEV-SNP enabled (ASIDs 1 - 99)", []),
-    ],
-)
-def test_kernel_log_lines_are_reduced_to_what_can_be_promised(line: str, found: list[str]) -> None:
-    assert classify([line]) == found

@@ -15,7 +15,8 @@ import pytest
 
 from kvmharness import scenarios
 from kvmharness.closing import Closing
-from kvmharness.kernel_log import KernelLog
+from kvmharness.kernel_log import taint
+from kvmharness.kernel_log.log import KernelLine, KernelLog
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.system import Kvm
@@ -163,10 +164,10 @@ def test_a_page_that_two_threads_populated_is_not_counted() -> None:
 
 
 def test_a_default_vm_asks_no_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    stale = {"digest": "00", "rmp_assigned": "3", "host_writes": "1"}
+    stale = {"digest": "00", "rmp_assigned": "3"}
     monkeypatch.setattr(proc, "read_state", lambda path: stale)
     bench = DefaultBench(NOBODY, Outcome("x"))
-    assert (bench.launch_digest(), bench.page_counts(), bench.faults()) == (None, None, [])
+    assert (bench.launch_digest(), bench.page_counts()) == (None, None)
 
 
 class Closed(Closing):
@@ -188,25 +189,36 @@ def test_what_a_call_created_is_closed_at_the_end_and_what_it_did_not_is_not_mis
     assert made.closed == 1
 
 
+class Log:
+    """A kernel log that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.lines: list[KernelLine] = []
+
+    def new_lines(self) -> list[KernelLine]:
+        lines, self.lines = self.lines, []
+        return lines
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-def _silent_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KernelLog, "open", lambda: None)
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+    monkeypatch.setattr(KernelLog, "open", lambda: log)
+    monkeypatch.setattr(taint, "read", lambda: 0)
     monkeypatch.setattr(engine, "rearm_warnings", lambda: None)
+    return log
 
 
-@pytest.mark.usefixtures("_silent_kernel")
-def test_what_a_bench_found_when_all_was_closed_is_in_the_log() -> None:
+def test_what_the_kernel_says_while_all_is_closed_is_in_the_log(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Faulty(Bench):
         def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
             super().__init__(kvm, outcome)
-            self.open = True
-            self.stack.callback(self.shut)
-
-        def shut(self) -> None:
-            self.open = False
-
-        def faults(self) -> list[str]:
-            return [] if self.open else ["a fault"]
+            self.stack.callback(lambda: log.lines.append(KernelLine(4, 1.0, "BUG: a fault")))
 
     class Host:
         def vm_types(self) -> list[VmType]:
@@ -214,5 +226,8 @@ def test_what_a_bench_found_when_all_was_closed_is_in_the_log() -> None:
 
     scenario = Scenario("a.b", VmType.DEFAULT, "", lambda bench: bench.fact("x", 1), Faulty)
     outcome = engine.observe(scenario, cast(Kvm, Host()))
-    assert (outcome.log, outcome.result) == (["a fault"], "ok")
+    assert (outcome.log, outcome.result) == (["BUG a fault"], "ok")
     assert list(map(words, outcome.steps)) == ["= 1"]
+
+    monkeypatch.setattr(KernelLog, "open", lambda: None)
+    assert engine.observe(scenario, cast(Kvm, Host())).log is None

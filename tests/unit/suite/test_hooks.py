@@ -12,10 +12,44 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from kvmharness.report.records import Record, parse
+
+# In place of the kernel's log and taint: the machine's own are not for tests of the plugin.
+KERNEL = """
+import os
+import pytest
+from kvmharness.kernel_log import taint, watch
+from kvmharness.kernel_log.log import KernelLine
+
+class Kernel:
+    tainted = 0
+
+    def __init__(self):
+        self.coming = []
+
+    def says(self, text, level=6):
+        self.coming.append(KernelLine(level, 1.0, text))
+
+    def new_lines(self):
+        lines, self.coming = self.coming, []
+        return lines
+
+    def close(self):
+        pass
+
+KERNEL = Kernel()
+taint.read = lambda: KERNEL.tainted
+readable = "NO_LOG" not in os.environ
+watch.KernelLog.open = classmethod(lambda cls: KERNEL if readable else None)
+
+@pytest.fixture
+def kernel():
+    return KERNEL
+"""
 
 PROJECT = """
 import mmap, os, subprocess, sys, threading, time, gc
@@ -145,6 +179,7 @@ class Ran:
 
 def run_pytest(folder: Path, source: str, *options: str, **environment: str) -> Ran:
     (folder / "test_it.py").write_text(source)
+    (folder / "conftest.py").write_text(KERNEL)
     records = folder / "records"
     plugin = "kvmharness.suite.plugin"
     done = subprocess.run(
@@ -170,6 +205,144 @@ def run_pytest(folder: Path, source: str, *options: str, **environment: str) -> 
         {entry.nodeid.partition("::")[2]: entry for entry in read if isinstance(entry, Record)},
         [entry for entry in read if isinstance(entry, dict)],
     )
+
+
+SPLATS = """
+import pytest
+
+def test_quiet(kernel):
+    kernel.says("kvm: hello")
+
+def test_warned(kernel):
+    kernel.says("WARNING: virt/kvm/guest_memfd.c:1 at kvm_gmem_f+0x1/0x2 [kvm], CPU#0: x/1", 4)
+    kernel.says("Call Trace:", 4)
+    kernel.tainted |= 1 << 9
+
+def test_grave(kernel):
+    kernel.says("kvm_amd: something new", 3)
+
+def test_allowed(kernel):
+    kernel.says("usb 1-1: device descriptor read/64, error -71", 3)
+
+def test_tainted(kernel):
+    kernel.tainted |= 1 << 5
+
+@pytest.mark.expects_log("WARNING kvm_gmem_.*")
+def test_expects(kernel):
+    kernel.says("WARNING: virt/kvm/guest_memfd.c:1 at kvm_gmem_f+0x1/0x2 [kvm], CPU#0: x/1", 4)
+
+@pytest.mark.expects_log("WARNING kvm_gmem_.*")
+def test_expects_something_else(kernel):
+    kernel.says("WARNING: virt/kvm/guest_memfd.c:1 at kvm_vm_f+0x1/0x2 [kvm], CPU#0: x/1", 4)
+
+def test_expects_as_it_runs(kernel, expect_log):
+    expect_log("BUG: xy")
+    kernel.says("BUG: xyz")
+
+def test_skipped(kernel):
+    kernel.says("BUG: skipped")
+    pytest.skip("for some reason")
+
+@pytest.mark.xfail(reason="known")
+def test_expected_to_fail(kernel):
+    kernel.says("BUG: xfail")
+    assert False
+
+@pytest.fixture
+def breaking(kernel):
+    yield
+    kernel.says("BUG: torn down")
+
+def test_in_teardown(breaking):
+    pass
+
+def test_fails_by_itself(kernel):
+    kernel.says("BUG: besides")
+    assert False, "this is why"
+
+def test_is_an_error_by_itself(kernel):
+    from kvmharness.errors import NotTheKernel
+    kernel.says("BUG: as well")
+    raise NotTheKernel("the test is wrong")
+
+def test_last(request, kernel):
+    # After all of this test's own, as an RCU callback might be.
+    hook = request.config.stash[__import__("kvmharness.suite.hooks", fromlist=["SESSION"]).SESSION]
+    write = hook._write_record
+    def written(*args):
+        write(*args)
+        kernel.says("BUG: too late")
+    hook._write_record = written
+"""
+
+
+@pytest.fixture(scope="module")
+def splats(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    options = ("--kvmharness-strict", "--kvmharness-allow-log=^usb ")
+    return run_pytest(tmp_path_factory.mktemp("splats"), SPLATS, *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_quiet", ""),
+        ("test_warned", "the kernel logged: WARNING kvm_gmem_f"),
+        ("test_grave", "the kernel logged: level 3: kvm_amd: something new"),
+        ("test_allowed", ""),
+        ("test_tainted", "the kernel logged: taint B"),
+        ("test_expects", ""),
+        ("test_expects_something_else", "the kernel logged: WARNING kvm_vm_f"),
+        ("test_expects_as_it_runs", ""),
+        ("test_skipped", "the kernel logged: BUG skipped"),
+        ("test_expected_to_fail", "the kernel logged: BUG xfail"),
+        ("test_in_teardown", "the kernel logged: BUG torn down"),
+        ("test_fails_by_itself", "AssertionError: this is why; the kernel logged: BUG besides"),
+        ("test_is_an_error_by_itself", "the kernel logged: BUG as well"),
+    ],
+)
+def test_what_the_kernel_says_against_itself_fails_the_test(
+    splats: Ran, name: str, reason: str
+) -> None:
+    record = splats[name]
+    assert (record.outcome, record.reason.split("\n")[0]) == (
+        "failed" if reason else "passed",
+        reason,
+    )
+
+
+def test_the_record_has_what_was_logged(splats: Ran) -> None:
+    assert [line.split("] ")[1] for line in splats["test_warned"].kernel_log[1:]] == ["Call Trace:"]
+    assert "kvm_gmem_f" in splats["test_expects"].kernel_log[0]
+    assert splats["test_fails_by_itself"].kernel_log
+    assert splats["test_quiet"].kernel_log == ()
+
+
+def test_what_comes_after_the_end_of_a_test_fails_the_session(tmp_path: Path) -> None:
+    last = "import pytest" + SPLATS[SPLATS.index("\ndef test_last") :]
+    ran = run_pytest(tmp_path, last, "--kvmharness-strict")
+    assert ran["test_last"].outcome == "passed"
+    (late,) = [name for name in ran.records if name != "test_last"]
+    assert ran[late].outcome == "failed"
+    reason = "the kernel logged: BUG too late (after the end of it.last)"
+    assert ran[late].reason == reason
+    assert ran.status == 1
+    assert reason in ran.output
+    assert ran.events[-1] == {"event": "end", "exitstatus": 1}
+
+
+def test_a_log_that_can_not_be_read_is_said_once(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, SPLATS, "--kvmharness-strict", NO_LOG="1")
+    assert ran.output.count("may not read /dev/kmsg") == 1
+    (plan,) = [event for event in ran.events if event["event"] == "plan"]
+    assert "may not read /dev/kmsg" in str(plan["notes"])
+    assert ran["test_grave"].outcome == "passed"
+    assert ran["test_tainted"].reason == "the kernel logged: taint B"
+
+
+def test_a_pattern_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, SPLATS, "--kvmharness-allow-log=(")
+    assert ran.status == 4
+    assert "--kvmharness-allow-log" in ran.output
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +537,7 @@ def test_only_what_is_selected_runs_and_not_what_is_done(tmp_path: Path) -> None
     done.write_text("test_it.py::test_lacks_kvm\n")
     ran = run_pytest(tmp_path, REQUIRING, "--kvmharness-select=snp.t*", f"--kvmharness-done={done}")
     plan = [["snp.two", "test_it.py::test_lacks_a_capability"]]
-    assert ran.events[0] == {"event": "plan", "tests": plan}
+    assert ran.events[0] == {"event": "plan", "tests": plan, "notes": ANY}
     assert "4 deselected" not in ran.output
     assert "5 deselected" in ran.output
 

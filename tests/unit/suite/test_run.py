@@ -63,6 +63,7 @@ def test_what_is_asked_for_reaches_pytest() -> None:
         host,
         select=("snp.a",),
         require=("snp",),
+        allow_log=("^usb ",),
         destructive=True,
         deadline=7.5,
         pytest_args=("-k", "a or b"),
@@ -71,6 +72,7 @@ def test_what_is_asked_for_reaches_pytest() -> None:
     for word in (
         "--kvmharness-select=snp.a",
         "--kvmharness-require=snp",
+        "--kvmharness-allow-log=^usb ",
         "--kvmharness-destructive",
         "--kvmharness-deadline=7.5",
         "a or b",

@@ -28,16 +28,16 @@ KEPT: list[Step] = [
 
 
 @pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> Any:
+def hold(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
     """A function that holds steps, seen on a host of a kind, to the contract of 7.3.4."""
     monkeypatch.setenv("KVMHARNESS_CONTRACT", "7.3.4")
 
     def judge(kind: str, *steps: Step) -> None:
         outcome = Outcome(SCENARIO, list(steps))
-        monkeypatch.setattr(held, "observe", lambda scenario, kvm: outcome)
+        monkeypatch.setattr(held, "observe", lambda scenario, kvm, allowed: outcome)
         monkeypatch.setattr(labels, "current", lambda: HostLabel(kind, "7.3.4"))
         scenario = catalog.scenarios(VmType.SNP)[SCENARIO]
-        held.hold_to_contract(scenario, cast(Kvm, None), {})
+        held.hold_to_contract(scenario, cast(Kvm, None), request)
 
     return judge
 

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""Unit tests are not about the kernel: what it says meanwhile is none of theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.expects_log(""))
