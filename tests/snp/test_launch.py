@@ -54,8 +54,9 @@ def test_populate_goes_on_over_the_slots_end(vm_builder: Callable[..., VmBuilder
         SourceBuffer.anonymous(4) as source,
     ):
         end = PAGES * PAGE_SIZE
+        shared = machine.slots[0].mapping.address
         machine.set_user_memory_region2(
-            1, end, 2 * PAGE_SIZE, source.mapping.address, lib.KVM_MEM_GUEST_MEMFD, second
+            1, end, 2 * PAGE_SIZE, shared, lib.KVM_MEM_GUEST_MEMFD, second
         )
         machine.set_private(end, 2 * PAGE_SIZE)
         # One call stops at the slot's end; the loop takes the rest into the next slot.
