@@ -160,10 +160,11 @@ class Cap(IntEnum):
 
 def cap_name(capability: int) -> str:
     """Return the name of `capability` without KVM_CAP_, or its number where none is known."""
-    try:
-        return Cap(capability).name
-    except ValueError:
-        return str(int(capability))
+    return _names.get(capability) or str(int(capability))
+
+
+# A Cap is found by its number, and faster than by calling the enum.
+_names: dict[int, str] = {int(known): known.name for known in Cap}
 
 
 def check_extension(fd: HasFileno, capability: Cap | int) -> Result[int]:

@@ -36,6 +36,8 @@ class FencedBuffer(Closing):
         if whole:
             self._mapping.protect(PROT_READ | PROT_WRITE, 0, whole)
         self._start = whole - size
+        # It stays memory for as long as it is held, also past close().
+        self._contents = self._mapping.view()[self._start : whole]
 
     @property
     def address(self) -> int:
@@ -44,15 +46,15 @@ class FencedBuffer(Closing):
 
     def read(self) -> bytes:
         """Return the contents."""
-        return self._mapping.read(self._start, self.size)
+        return bytes(self._contents)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Set the contents from the first byte on."""
-        self._mapping.write(self._start, data)
+        self._contents[: memoryview(data).nbytes] = memoryview(data).cast("B")
 
     def clear(self) -> None:
         """Set the contents to zeros."""
-        self._mapping.fill(self._start, self.size, 0)
+        self._contents[:] = bytes(self.size)
 
     def close(self) -> None:
         """Unmap the buffer and the fence."""

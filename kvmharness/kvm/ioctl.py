@@ -98,28 +98,49 @@ def brief(data: Any) -> str:
     if not isinstance(data, ffi.CData):
         return "" if data is None else f"argument={data:#x}"
     kind = ffi.typeof(data)
-    if kind.kind != "pointer" or not data or kind.item.kind != "struct":
+    if kind not in _brief_fields:
+        _brief_fields[kind] = _plan_brief(kind)
+    if not data or not _brief_fields[kind]:
         return ""
     shown: list[tuple[str, int]] = []
-    for name in _field_names(kind.item):
+    for name, is_array in _brief_fields[kind]:
         value = getattr(data, name)
-        if isinstance(value, int) and (value or not shown):
+        if is_array:
+            shown += [(f"{name}[{i}]", item) for i, item in enumerate(value) if item]
+        elif value:
             shown.append((name, value))
-        elif isinstance(value, ffi.CData) and ffi.typeof(value).kind == "array":
-            shown += _brief_array(name, value)
-    if len(shown) > 1 and not shown[0][1]:
-        del shown[0]
+    if not shown:
+        shown = [(_brief_fields[kind][0][0], 0)]
     more = ", ..." if len(shown) > _BRIEF_FIELDS else ""
-    words = (f"{name}={value if value < 10 else hex(value)}" for name, value in shown)
-    return ", ".join(list(words)[:_BRIEF_FIELDS]) + more
+    words = [f"{name}={value if value < 10 else hex(value)}" for name, value in shown]
+    return ", ".join(words[:_BRIEF_FIELDS]) + more
 
 
-def _brief_array(name: str, array: Any) -> list[tuple[str, int]]:
-    """Return the numbers of a short array that are not 0, as fields of their own."""
-    kind = ffi.typeof(array)
-    if kind.item.kind != "primitive" or len(array) > 8:
+#: By type: the numbers of a struct, and whether each is an array of some.
+_brief_fields: dict[Any, list[tuple[str, bool]]] = {}
+
+
+def _plan_brief(kind: Any) -> list[tuple[str, bool]]:
+    if kind.kind != "pointer" or kind.item.kind != "struct":
         return []
-    return [(f"{name}[{i}]", int(array[i])) for i in range(len(array)) if array[i]]
+    inner = dict(_fields(kind.item))
+    plan = []
+    for name in _field_names(kind.item):
+        field = inner[name]
+        if field.kind == "primitive":
+            plan.append((name, False))
+        elif field.kind == "array" and field.item.kind == "primitive" and field.length <= 8:
+            plan.append((name, True))
+    return plan
+
+
+def _fields(kind: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a struct's fields with their types, anonymous members' included."""
+    for name, field in kind.fields or ():
+        if name:
+            yield name, field.type
+        else:
+            yield from _fields(field.type)
 
 
 # ------------------------------------------------------------------ types
@@ -159,13 +180,20 @@ _TAKES_MORE = {"KVM_MEMORY_ENCRYPT_OP": 24}
 _fitting: set[tuple[str, Any]] = set()
 
 
+#: An unsigned long's largest value.
+_MOST = (1 << 64) - 1
+
+#: Where an ioctl's number has the size of its struct; 0 for those that take a value or nothing.
+_SIZE_BITS = 0x3FFF << 16
+
+
 def _check(name: str, request: int, argument: Any, room: int | None) -> None:
     """Refuse an argument that is not of the size that the ioctl called `name` takes.
 
     TypeError for what is no C object, or a smaller one, or has fewer entries than it says.
     """
     if isinstance(argument, int):
-        if request >> 16 & 0x3FFF:
+        if request & _SIZE_BITS:
             raise TypeError(f"{name} takes a struct, not a number; kvm.raw passes an address")
         return
     if not isinstance(argument, ffi.CData):
@@ -327,25 +355,33 @@ def call(
     """Issue the ioctl called `name` on `fd`.
 
     `argument` is None, an int (passed by value) or a cffi pointer to a struct of the ioctl's size:
-    TypeError or ValueError for another. `show` is what the trace
-    decodes instead of the argument: the struct behind a pointer inside it, say; `command` names
-    the sub-command where the ioctl has some; `room` how many bytes `argument` points to, where it
-    is cast from memory that its type does not know the length of. `fw_error` and
-    `written_back` are read after the call, whether or not it succeeded.
+    TypeError or ValueError for another. `show` is what the trace decodes instead of the argument:
+    the struct behind a pointer inside it, say; `command` names the sub-command where the ioctl has
+    some; `room` how many bytes `argument` points to, where it is cast from memory that its type
+    does not know the length of. `fw_error` and `written_back` are read after the call, whether or
+    not it succeeded.
     """
     request = getattr(lib, name)
     if argument is not None:
         _check(name, request, argument, room)
-    return _call(fd, name, request, argument, show, command, fw_error, written_back)
+    if _trace.lists or _trace.file is not None:
+        ret = _traced(fd, name, request, argument, show, command, fw_error)
+    else:
+        ret = _issue(fd, request, argument)
+    return _result(name, ret, argument if show is None else show, fw_error, written_back)
 
 
 def issue_raw(fd: int, name: str, request: int, argument: int, show: Any = None) -> Result[int]:
     """Issue any ioctl with any argument, unchecked: kvm.raw is the door to it."""
     shown = argument if show is None else show
-    return _call(fd, name, request, argument, shown, "", None, None)
+    if _trace.lists or _trace.file is not None:
+        ret = _traced(fd, name, request, argument, shown, "", None)
+    else:
+        ret = _issue(fd, request, argument)
+    return _result(name, ret, shown, None, None)
 
 
-def _call(
+def _traced(
     fd: int,
     name: str,
     request: int,
@@ -353,50 +389,56 @@ def _call(
     show: Any,
     command: str,
     fw_error: Callable[[], int] | None,
+) -> int:
+    shown = argument if show is None else show
+    before = decode(shown)
+    start = time.monotonic()
+    ret = _issue(fd, request, argument)
+    spent = time.monotonic() - start
+    _trace.call(
+        f"{name} {command}".rstrip(),
+        fd,
+        ret,
+        start,
+        before=before,
+        after=decode(shown) if shown is not None and not isinstance(shown, int) else None,
+        fw_error=fw_error() if fw_error else None,
+        spent=spent,
+    )
+    return ret
+
+
+def _result(
+    name: str,
+    ret: int,
+    shown: Any,
+    fw_error: Callable[[], int] | None,
     written_back: Callable[[], tuple[int, ...]] | None,
 ) -> Result[int]:
-    if not _trace.on:
-        ret = _issue(fd, request, argument)
-    else:
-        shown = argument if show is None else show
-        before = decode(shown)
-        start = time.monotonic()
-        ret = _issue(fd, request, argument)
-        spent = time.monotonic() - start
-        _trace.call(
-            f"{name} {command}".rstrip(),
-            fd,
-            ret,
-            start,
-            before=before,
-            after=decode(shown) if shown is not None and not isinstance(shown, int) else None,
-            fw_error=fw_error() if fw_error else None,
-            spent=spent,
-        )
-    failed = ret < 0
-    return Result(
-        name,
-        -1 if failed else ret,
-        -ret if failed else 0,
-        None if failed else ret,
-        fw_error() if fw_error else None,
-        written_back() if written_back else None,
-        arguments=brief(argument if show is None else show) if failed else "",
-    )
+    firmware = fw_error() if fw_error else None
+    back = written_back() if written_back else None
+    if ret >= 0:
+        return Result(name, ret, 0, ret, firmware, back)
+    return Result(name, -1, -ret, None, firmware, back, arguments=brief(shown))
 
 
 def _issue(fd: int, request: int, argument: Any) -> int:
+    ret: int
     if argument is None:
-        return int(lib.kvmh_ioctl_value(fd, request, 0))
-    if isinstance(argument, int):
+        ret = lib.kvmh_ioctl_value(fd, request, 0)
+    elif isinstance(argument, int):
         # ioctl's argument is an unsigned long: -1 and 2**64 - 1 are the same bits.
-        return int(lib.kvmh_ioctl_value(fd, request, u64("the ioctl's argument", argument)))
-    return int(lib.kvmh_ioctl(fd, request, ffi.cast("void *", argument)))
+        if not 0 <= argument <= _MOST:
+            argument = u64("the ioctl's argument", argument)
+        ret = lib.kvmh_ioctl_value(fd, request, argument)
+    else:
+        ret = lib.kvmh_ioctl(fd, request, argument)
+    return ret
 
 
 def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
     """Issue KVM_RUN with a deadline; returns 0 or -errno (-ETIME: the deadline passed)."""
-    if not _trace.on:
+    if not (_trace.lists or _trace.file is not None):
         return int(lib.kvmh_run(fd, kvm_run, timeout_ns))
     start = time.monotonic()
     ret = int(lib.kvmh_run(fd, kvm_run, timeout_ns))
@@ -418,7 +460,14 @@ def system_call(name: str, ret: int, **arguments: Any) -> Result[int]:
     `arguments` are what the trace shows of the call.
     """
     failed = ret < 0
-    result = Result(name, -1 if failed else ret, -ret if failed else 0, None if failed else ret)
+    given = ", ".join(f"{key}={value:#x}" for key, value in arguments.items()) if failed else ""
+    result = Result(
+        name,
+        -1 if failed else ret,
+        -ret if failed else 0,
+        None if failed else ret,
+        arguments=given,
+    )
     if _trace.on:
         fd = arguments.pop("fd", None)
         _trace.call(name, fd, ret, time.monotonic(), before=arguments)

@@ -222,7 +222,10 @@ def test_a_flexible_array_is_left_out() -> None:
 
 def test_whatever_is_decoded_is_json() -> None:
     for name in ("kvm_regs", "kvm_sregs", "kvm_irqchip", "kvm_enable_cap", "kvm_msr_filter"):
-        json.dumps(decode(ffi.new(f"struct {name} *")))
+        made = ffi.new(f"struct {name} *")
+        json.dumps(decode(made))
+        ffi.buffer(made)[:] = b"\xff" * ffi.sizeof(made[0])
+        assert "=0xff" in ioctl.brief(made) or not ioctl.brief(made)
 
 
 # ------------------------------------------------------------------ the trace
