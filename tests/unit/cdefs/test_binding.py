@@ -436,6 +436,24 @@ def test_check_uapi_names_what_differs(
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "name"),
+    [
+        ("kvm.h", "#define KVM_SMI 0xaeb7\n", "KVM_SMI"),
+        ("kvm.h", "#define KVM_CAP_HLT 1\n", "KVM_CAP_HLT"),
+        ("kvm.h", "#define KVM_EXIT_NMI 16\n", "KVM_EXIT_NMI"),
+        ("sev.h", "#define KVM_SEV_LAUNCH_SECRET 5\n", "KVM_SEV_LAUNCH_SECRET"),
+        ("psp.h", "#define SEV_PEK_CSR 3\n", "SEV_PEK_CSR"),
+    ],
+)
+def test_check_uapi_finds_what_is_new(planted: Path, file: str, line: str, name: str) -> None:
+    plant(planted, file, line, "")
+    done = check_uapi("--headers", "/usr/include", "--declarations", planted)
+    wanted = f"NEW      {name}: declare it in cdefs/, or say in ci/left_out.toml why not"
+    assert [text for text in done.stdout.splitlines() if text.startswith("NEW")] == [wanted]
+    assert done.returncode == 1
+
+
 def test_check_uapi_wants_a_header_tree(tmp_path: Path) -> None:
     done = check_uapi("--headers", tmp_path)
     assert done.returncode == 2
