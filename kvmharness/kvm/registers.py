@@ -19,6 +19,29 @@ from kvmharness.kvm.structs import Struct, array, get, inside, put
 _CPUID_ENTRIES = 256
 
 
+class Regs(Struct, kind="kvm_regs"):
+    """struct kvm_regs: the general registers, RIP and RFLAGS."""
+
+    rax: int = 0
+    rbx: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = 0
+
+
 class Segment(Struct, kind="kvm_segment"):
     """struct kvm_segment: a segment register with its hidden part."""
 

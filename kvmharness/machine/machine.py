@@ -13,6 +13,7 @@ from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import (
     Mapping,
 )
+from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
 from kvmharness.kvm.vmtypes import VmType
@@ -25,6 +26,17 @@ from kvmharness.machine.entry import PayloadPlan
 from kvmharness.machine.payload import Mode, Payload
 from kvmharness.machine.running import PayloadRun, VcpuThread, run_payload
 from kvmharness.machine.slot import Slot
+from kvmharness.machine.snapshot import (
+    Snapshot,
+    require_readable,
+    require_same_shape,
+    restore_slot,
+    restore_vcpu,
+    restore_vm,
+    save_slot,
+    save_vcpu,
+    save_vm,
+)
 
 #: Types whose guests take an encrypting processor to run.
 _CONFIDENTIAL = (VmType.SEV, VmType.SEV_ES, VmType.SNP, VmType.TDX)
@@ -186,6 +198,34 @@ class Machine(Vm):
                 "launch by the kernel's own code, but no confidential guest can run on it; that "
                 "takes the hardware",
             )
+
+    def snapshot(self) -> Snapshot:
+        """Take everything the VM, its vCPUs and its memory hold; no vCPU may be running.
+
+        What a vCPU has not finished of its last exit it finishes first. MissingCapability for a
+        confidential VM: what it holds is its guest's secret.
+        """
+        require_readable(self)
+        with Kvm.open() as kvm:
+            msrs = kvm.get_msr_index_list()
+        vcpus = [save_vcpu(self, vcpu, msrs) for vcpu in self.vcpus]
+        return Snapshot(save_vm(self), vcpus, [save_slot(slot) for slot in self.slots])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Make this machine hold what another one held; its guest then goes on where that was.
+
+        HarnessError if it was not built alike: the same memslots, vCPUs and in-kernel devices.
+        """
+        require_readable(self)
+        require_same_shape(snapshot, self.slots, self.vcpus)
+        for vcpu in self.vcpus:
+            if vcpu.kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
+                vcpu.settle()
+        for slot, saved in zip(self.slots, snapshot.memory, strict=True):
+            restore_slot(slot, saved)
+        restore_vm(self, snapshot.vm)
+        for vcpu, state in zip(self.vcpus, snapshot.vcpus, strict=True):
+            restore_vcpu(vcpu, state)
 
     def close(self) -> None:
         """Stop the vCPUs, then close them, the memory and the VM.
