@@ -42,11 +42,12 @@ DEFAULT_MEMORY = 1024
 # no calibration against timers that emulation makes jitter. rcu_expedited: a grace period, which
 # every VM's end waits for, takes a fraction of the time. notests, initcall_blacklist: a second of
 # crypto self-tests and of checking the certificates that modules are signed with. panic=-1: a
-# panic ends QEMU at once.
+# panic ends QEMU at once. init_on_alloc: with it every page begins as zeros, and that guest_memfd
+# makes its own so (gmem.punch.zeros) could not be seen.
 _APPEND = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 log_buf_len=1M cryptomgr.notests=1 "
-    "initcall_blacklist=load_system_certificate_list"
+    "init_on_alloc=0 initcall_blacklist=load_system_certificate_list"
 )
 # Carried into the guest from the caller's environment.
 _PASSED = re.compile(

@@ -76,20 +76,6 @@ def test_populate_raises_what_stopped_it(vm_builder: Callable[..., VmBuilder]) -
         assert again.errno == errno.EIO
 
 
-@pytest.mark.scenario("snp.launch.unaligned_write_back")
-@pytest.mark.requires_vm_type("snp")
-def test_a_refused_source_leaves_the_arguments_alone(
-    vm_builder: Callable[..., VmBuilder],
-) -> None:
-    with launched(vm_builder) as machine, SourceBuffer.anonymous(1, offset=1) as source:
-        result = machine.try_.snp.launch_update(0, PAGE_SIZE, source=source, type=PageType.NORMAL)
-        if result.ok:
-            assert result.written_back == (PAGE_SIZE, source.address + PAGE_SIZE, 0)
-        else:
-            assert result.errno == errno.EINVAL
-            assert result.written_back == (0, source.address, PAGE_SIZE)
-
-
 @pytest.mark.scenario("snp.host.vmsa_features")
 @pytest.mark.requires_vm_type("snp")
 def test_the_host_tells_which_vmsa_features_init2_takes(
