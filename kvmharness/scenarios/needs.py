@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kvmharness import labels
 from kvmharness.kvm.ffi import lib
+from kvmharness.scenarios import soft_dirty
 from kvmharness.standins import snp as standin
 from kvmharness.standins import tdx as tdx_standin
 
@@ -25,6 +26,8 @@ Need = Literal[
     "pre_fault",
     "memory_attributes",
     "no_memory_attributes",
+    "soft_dirty",
+    "smt",
 ]
 
 
@@ -85,6 +88,24 @@ def _no_memory_attributes(kvm: Kvm) -> str:
     return "" if _memory_attributes(kvm) else "this kernel has memory attributes"
 
 
+def _soft_dirty(kvm: Kvm) -> str:
+    if soft_dirty.works():
+        return ""
+    return "no soft-dirty bits in /proc/self/pagemap: it takes CONFIG_MEM_SOFT_DIRTY"
+
+
+def _smt(kvm: Kvm) -> str:
+    on = standin.smt() if standin.present() else _smt_of_the_host()
+    return "" if on else "the firmware has a say where SMT is on; here it is off"
+
+
+def _smt_of_the_host() -> bool:
+    try:
+        return Path("/sys/devices/system/cpu/smt/active").read_text().strip() == "1"
+    except OSError:
+        return False
+
+
 _CHECKS: dict[Need, Callable[[Kvm], str]] = {
     "standin": _standin,
     "two_cpus": _two_cpus,
@@ -93,4 +114,6 @@ _CHECKS: dict[Need, Callable[[Kvm], str]] = {
     "pre_fault": _pre_fault,
     "memory_attributes": _memory_attributes,
     "no_memory_attributes": _no_memory_attributes,
+    "soft_dirty": _soft_dirty,
+    "smt": _smt,
 }

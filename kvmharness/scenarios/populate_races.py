@@ -22,7 +22,7 @@ from kvmharness.scenarios.races import meanwhile
 from kvmharness.scenarios.step import Call
 
 #: How often the slot is populated while something else goes on, at least, and for how long at most
-#: (in seconds) until one of the calls succeeds.
+#: (in seconds) until what has to come of a race has come.
 _ROUNDS = 20
 _PATIENCE = 5.0
 
@@ -57,31 +57,38 @@ def populate_at_once(bench: PopulateBench, verbs: Sequence[Verb]) -> None:
     bench.tally("calls", calls)
 
 
-def populate_while(bench: PopulateBench, action: Callable[[], object], source: Any) -> None:
+def populate_while(bench: PopulateBench, action: Callable[[], object], source: Any) -> list[Call]:
     """Populate the whole slot some times over while `action` is repeated on another thread.
 
-    What may make a call fail could outlast a few of them: it goes on until one has succeeded.
+    It goes on until a call has succeeded and another was refused: only then has the race shown what
+    it is to show. One thread alone populates, so that the digest is followed through all of it.
     """
-    bench.forget_digest()
     calls: list[Call] = []
     end = time.monotonic() + _PATIENCE
     with meanwhile(action):
         while len(calls) < _ROUNDS or (
-            not any(call.ok for call in calls) and time.monotonic() < end
+            len({call.ok for call in calls}) < 2 and time.monotonic() < end
         ):
             calls.append(bench.populate(0, SLOT_PAGES, source, record=False))
     bench.tally("calls", calls)
+    whole = all(call.whole for call in calls)
+    bench.fact("the pages of a call", "all or none" if whole else "some")
+    return calls
 
 
-def flip_while_populated(bench: PopulateBench, source: Any) -> None:
-    """Populate the whole slot some times over while its attributes are flipped."""
+def flip_while_populated(bench: PopulateBench, source: Any) -> list[Call]:
+    """Populate the whole slot some times over while its attributes are flipped. They begin shared.
+
+    The first calls are refused for that, until the other thread gets a word in.
+    """
+    size = SLOT_PAGES * PAGE_SIZE
+    bench.machine.set_shared(0, size)
     change = bench.machine.try_.set_memory_attributes
-    attributes = itertools.cycle((0, lib.KVM_MEMORY_ATTRIBUTE_PRIVATE))
+    attributes = itertools.cycle((lib.KVM_MEMORY_ATTRIBUTE_PRIVATE, 0))
     flips: list[Result[int]] = []
-    populate_while(
-        bench, lambda: flips.append(change(0, SLOT_PAGES * PAGE_SIZE, next(attributes))), source
-    )
+    calls = populate_while(bench, lambda: flips.append(change(0, size, next(attributes))), source)
     bench.tally("flips", flips)
+    return calls
 
 
 @populate_scenario(
@@ -110,15 +117,31 @@ def _signal(bench: PopulateBench) -> None:
     # SIGURG is ignored by default, and an ignored signal is never pending: it needs a handler.
     before = signal.signal(signal.SIGURG, lambda number, frame: None)
     calls: list[Call] = []
-    gfn = 0
+    end = time.monotonic() + _PATIENCE
     try:
         with meanwhile(rain):
-            while gfn < SLOT_PAGES and len(calls) < 10_000:
-                address = source.address + gfn * PAGE_SIZE
-                call = bench.populate(gfn, SLOT_PAGES - gfn, address, record=False)
-                gfn += call.done or 0
-                calls.append(call)
+            gfn = _populate_to_the_end(bench, source.address, calls)
+            # A range that no signal met says nothing of signals: once more, from the beginning.
+            while not _met(calls) and time.monotonic() < end:
+                bench.guest_memfd.punch_hole(0, SLOT_PAGES * PAGE_SIZE)
+                gfn = _populate_to_the_end(bench, source.address, calls)
     finally:
         signal.signal(signal.SIGURG, before)
     bench.fact("populated", f"{gfn} of {SLOT_PAGES}")
     bench.tally("calls while signals rain", calls)
+    bench.fact("a call that a signal ended", "met" if _met(calls) else "not met")
+
+
+def _populate_to_the_end(bench: PopulateBench, address: int, calls: list[Call]) -> int:
+    """Populate the slot, going on from where each call ended; return the gfn that was reached."""
+    gfn = 0
+    for _ in range(10_000):
+        calls.append(bench.populate(gfn, SLOT_PAGES - gfn, address + gfn * PAGE_SIZE, record=False))
+        gfn += calls[-1].done or 0
+        if gfn == SLOT_PAGES:
+            break
+    return gfn
+
+
+def _met(calls: Sequence[Call]) -> bool:
+    return any(not call.ok or call.left for call in calls)

@@ -32,6 +32,10 @@ ANSWERS = frozenset(
         *("all or none", "some"),
         # What a limit is.
         *("processors", "not processors"),
+        # Whether a process has written a page of its memory, or somebody for it.
+        *("dirtied", "not dirtied"),
+        # Whether what a race is about has come up in it.
+        *("met", "not met"),
     )
 )
 _COUNT = re.compile(r"\d+|0x[0-9a-f]+|\d+ of \d+|KVM_EXIT \d+")

@@ -6,6 +6,8 @@ Nothing of it exists on hardware: whoever asks gets None there and has to make d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kvmharness.standins import proc
@@ -48,6 +50,21 @@ def clear_injection() -> None:
     """Take back an injection that has not struck."""
     if present():
         (_PARAMETERS / "inject_command").write_text("0")
+
+
+def smt() -> bool:
+    """Return whether the stand-in's machine has SMT on, which a policy may forbid."""
+    return (_PARAMETERS / "smt").read_text().strip() == "Y"
+
+
+@contextmanager
+def without_smt() -> Iterator[None]:
+    """Have the stand-in's machine without SMT inside the block."""
+    (_PARAMETERS / "smt").write_text("N")
+    try:
+        yield
+    finally:
+        (_PARAMETERS / "smt").write_text("Y")
 
 
 def wait_for_counts(expected: dict[str, int] | None, seconds: float) -> dict[str, int] | None:
