@@ -8,9 +8,11 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from kvmharness.matrix import html
+from kvmharness.contract.rows import Contract
+from kvmharness.matrix import explain, html
+from kvmharness.matrix.model import Matrix
 
-from .samples import cell, column, columns, matrix
+from .samples import cell, column, columns, matrix, promise
 
 
 class Page(HTMLParser):
@@ -105,3 +107,15 @@ def test_changes_are_marked_and_linked_to_their_commit() -> None:
     assert text.count('class="row changed"') == 2
     assert 'href="https://git.kernel.org/linus/dcbcc2323c80"' in text
     assert text.count('class="cell refused differs"') == 2
+
+
+def test_each_of_several_commits_has_a_link() -> None:
+    old, new = column("6.12.1", {"a.b": cell("ok")}), column("7.3.4", {"a.b": cell("EIO")})
+    promises = [
+        promise("a.b", "ok", end="7.0"),
+        promise("a.b", "EIO", first="7.0", commit=("dcbcc2323c80", "2a62345b3052")),
+    ]
+    rows = explain.rows(Contract(promises), (old, new), {"a.b": ""})
+    text = html.render(Matrix("snp", "2026-11-22T12:00:00Z", (old, new), tuple(rows)))
+    for commit in ("dcbcc2323c80", "2a62345b3052"):
+        assert f'href="https://git.kernel.org/linus/{commit}"' in text
