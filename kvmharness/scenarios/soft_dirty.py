@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kvmharness.kvm.mapping import PAGE_SIZE, map_memory
+from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, map_memory
 
 _CLEAR = "4"
 _BIT = 55
@@ -29,12 +29,12 @@ def is_set(address: int) -> bool:
 
 def works() -> bool:
     """Whether the kernel keeps these bits: it takes CONFIG_MEM_SOFT_DIRTY."""
-    try:
-        with map_memory(PAGE_SIZE) as page:
-            page.write(0, b"x")
+    with map_memory(PAGE_SIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS) as page:
+        page.write(0, b"x")
+        try:
             clear()
-            clean = not is_set(page.address)
-            page.write(0, b"y")
-            return clean and is_set(page.address)
-    except OSError:
-        return False
+        except OSError:
+            return False
+        clean = not is_set(page.address)
+        page.write(0, b"y")
+        return clean and is_set(page.address)
