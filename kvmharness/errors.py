@@ -48,20 +48,51 @@ class InaccessibleMemory(HarnessError):
     """A guarded copy met a page that can't be accessed; the interpreter survived.
 
     Attributes: ``address`` (the first address that faulted), ``copied`` (bytes copied before it),
-    ``signal_name`` (SIGBUS or SIGSEGV), ``code`` (the signal's si_code).
+    ``signal_name`` (SIGBUS or SIGSEGV), ``code`` (the signal's si_code), ``gpa`` (where that is for
+    the guest, in bytes; None if the access was not by gpa).
     """
 
-    def __init__(self, action: str, address: int, copied: int, signal_name: str, code: int) -> None:
+    def __init__(
+        self,
+        action: str,
+        address: int,
+        copied: int,
+        signal_name: str,
+        code: int,
+        gpa: int | None = None,
+    ) -> None:
         self.address = address
         self.copied = copied
         self.signal_name = signal_name
         self.code = code
+        self.gpa = gpa
+        super().__init__(self._message(action))
+
+    def _message(self, action: str) -> str:
         why = {
             "SIGBUS": "the page has no memory the host may touch (private to the guest, or past "
             "the end of the file)",
             "SIGSEGV": "nothing is mapped there, or not for this access",
-        }.get(signal_name, "the access faulted")
-        super().__init__(f"{action} at {address:#x}: {signal_name} after {copied} bytes; {why}")
+        }.get(self.signal_name, "the access faulted")
+        where = f"{self.address:#x}" + ("" if self.gpa is None else f" (gpa {self.gpa:#x})")
+        return f"{action} at {where}: {self.signal_name} after {self.copied} bytes; {why}"
+
+
+class PrivateMemory(InaccessibleMemory):
+    """A read or write by gpa met a page that was made private: nothing was touched or copied.
+
+    ``gpa`` is the first such page's byte, ``address`` where its slot's shared half has it.
+    """
+
+    def __init__(self, action: str, address: int, gpa: int) -> None:
+        super().__init__(action, address, 0, "", 0, gpa)
+
+    def _message(self, action: str) -> str:
+        return (
+            f"{action} at gpa {self.gpa:#x}: the page is private to the guest; what the host has "
+            "there is its slot's shared half, which the guest does not see (slot_at(gpa).mapping "
+            "reaches that)"
+        )
 
 
 def errno_name(number: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.kvm.ffi import lib
@@ -19,19 +19,23 @@ from kvmharness.kvm.mapping import (
 )
 from kvmharness.kvm.system import Kvm, made_or_missing
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import TdxVcpu, start_td
-from kvmharness.machine.cpu_mode import page_tables, page_tables_size
-from kvmharness.machine.entry import PayloadPlan
+from kvmharness.launch.tdx import CpuidEntry, TdxVcpu, cpuid2, cpuid_entries, start_td
+from kvmharness.machine.cpu_mode import descriptor_tables, page_tables, page_tables_size
+from kvmharness.machine.cpuid import GuestCpu
+from kvmharness.machine.entry import CODE_GPA, EntryPlan
 from kvmharness.machine.machine import Machine
 from kvmharness.machine.payload import Mode, Payload
 from kvmharness.machine.slot import Backing, Slot, require_guest_memfd, shared_memory
 
-#: Where the builder's own slot (page tables) goes: below the 4 GiB line's devices, above any
+#: Where the builder's own slot (page tables, GDTs) goes: below the 4 GiB line's devices, above any
 #: slot a small test uses.
 PAGE_TABLE_GPA = 0xE000_0000
 
 #: The VM types whose first command is KVM_SEV_INIT2.
 SEV_TYPES = (VmType.SEV, VmType.SEV_ES, VmType.SNP)
+
+#: The VM types whose vCPUs the host sets up: the others' come from a launch.
+_ENTERED_HERE = (VmType.DEFAULT, VmType.SW_PROTECTED)
 
 _GIB = 1 << 30
 
@@ -58,7 +62,7 @@ class VmBuilder:
         self._vm_type = VmType.parse(vm_type)
         self._memory: list[_MemoryPlan] = []
         self._vcpus = 0
-        self._payloads: list[PayloadPlan] = []
+        self._entries: list[EntryPlan] = []
         self._before_vcpus: list[Callable[[Machine], object]] = []
         self._initialized = True
 
@@ -103,8 +107,33 @@ class VmBuilder:
         natively. `vcpu` is the one that runs it, by default all; at least that many are made.
         `load_gpa` (bytes) overrides the manifest's, for two payloads in one VM.
         """
-        self._payloads.append(PayloadPlan.of(name, mode, vcpu, load_gpa, arguments))
-        self._vcpus = max(self._vcpus, (vcpu or 0) + 1)
+        return self._enter(EntryPlan.of_payload(name, mode, vcpu, load_gpa, arguments))
+
+    def code(
+        self,
+        image: bytes,
+        mode: Mode | str = Mode.LONG_CPL0,
+        *,
+        vcpu: int | None = None,
+        gpa: int = CODE_GPA,
+        entry: int | None = None,
+        **registers: int,
+    ) -> Self:
+        """Load own code at `gpa` (bytes) and begin it at `entry` (its start) with `registers`.
+
+        `mode` is ``real``, ``protected`` (32-bit, flat, no paging), ``long`` (64-bit, CPL0) or
+        ``long-cpl3``. In the last two all memory is mapped to itself; in all but real mode a GDT
+        has the segments of Linux's boot protocols. Registers are those of struct kvm_regs
+        (``rdi=...``), 0 if not given, but for rsp, which is `gpa`: the stack grows down from there.
+        Interrupts are off, and there is no IDT: a fault is KVM_EXIT_SHUTDOWN.
+
+        `vcpu` is the one that runs it, by default all; at least that many are made.
+        """
+        return self._enter(EntryPlan.of_code(image, mode, vcpu, gpa, entry, registers))
+
+    def _enter(self, plan: EntryPlan) -> Self:
+        self._entries.append(plan)
+        self._vcpus = max(self._vcpus, (plan.vcpu or 0) + 1)
         return self
 
     def uninitialized(self) -> Self:
@@ -126,11 +155,10 @@ class VmBuilder:
             raise MissingCapability(
                 f"VM type {self._vm_type.label}", self._kvm.why_no_vm_type(self._vm_type)
             )
-        for wanted in self._payloads:
+        for wanted in self._entries:
             if wanted.vcpu is not None and wanted.vcpu >= self._vcpus:
                 raise HarnessError(
-                    f"payload {wanted.payload.name} is for vCPU {wanted.vcpu}, "
-                    f"of {self._vcpus} from 0"
+                    f"{wanted.name} is for vCPU {wanted.vcpu}, of {self._vcpus} from 0"
                 )
         machine = made_or_missing(self._kvm.try_.create_vm(self._vm_type, Machine), self._vm_type)
         try:
@@ -141,8 +169,8 @@ class VmBuilder:
                 step(machine)
             for index in range(self._vcpus):
                 self._add_vcpu(machine, index)
-            if self._payloads:
-                self._load_payloads(machine)
+            if self._entries:
+                self._load(machine)
         except BaseException:
             machine.close()
             raise
@@ -185,41 +213,53 @@ class VmBuilder:
         return Slot(number, plan.gpa, plan.size, slot_flags, "guest_memfd", mapping, guest_memfd)
 
     @cached_property
-    def _supported_cpuid(self) -> Any:
+    def _supported_cpuid(self) -> list[CpuidEntry]:
         """KVM_GET_SUPPORTED_CPUID, asked once for all vCPUs."""
-        return self._kvm.get_supported_cpuid()
+        return cpuid_entries(self._kvm.get_supported_cpuid())
 
     def _add_vcpu(self, machine: Machine, index: int) -> None:
         vcpu = machine.create_vcpu(index)
         machine.own(vcpu)
         machine.vcpus.append(vcpu)
-        if self._vm_type in (VmType.DEFAULT, VmType.SW_PROTECTED):
-            vcpu.set_cpuid2(self._supported_cpuid)
+        if self._vm_type in _ENTERED_HERE:
+            cpu = GuestCpu(
+                self._vm_type,
+                index,
+                self._vcpus,
+                local_apic=vcpu.try_.get_lapic().ok,
+                tsc_deadline=bool(machine.check_extension(lib.KVM_CAP_TSC_DEADLINE_TIMER)),
+            )
+            vcpu.set_cpuid2(cpuid2(cpu.cpuid(self._supported_cpuid)))
         if self._vm_type is VmType.TDX and self._initialized:
             TdxVcpu(vcpu).set_cpuid_of_td()
 
-    def _load_payloads(self, machine: Machine) -> None:
-        if self._vm_type not in (VmType.DEFAULT, VmType.SW_PROTECTED):
+    def _load(self, machine: Machine) -> None:
+        if self._vm_type not in _ENTERED_HERE:
             raise HarnessError(
-                f"payload() loads into memory the host can write; a {self._vm_type.label} VM's has "
-                "to be populated by its launch commands"
+                f"payload() and code() load into memory the host can write; a "
+                f"{self._vm_type.label} VM's has to be populated by its launch commands"
             )
-        if any(plan.mode is not Mode.REAL for plan in self._payloads):
-            machine.page_table = self._add_page_tables(machine)
-        for plan in self._payloads:
+        if any(plan.mode is not Mode.REAL for plan in self._entries):
+            self._add_tables(machine)
+        for plan in self._entries:
             machine._enter(plan)
 
-    def _add_page_tables(self, machine: Machine) -> int:
+    def _add_tables(self, machine: Machine) -> None:
         top = max([slot.gpa + slot.size for slot in machine.slots], default=0)
-        gib = max(4, -(-top // _GIB))
-        size = page_tables_size(gib)
+        # Above the slots, if that is where these go, they are mapped too.
+        above = min(top + page_tables_size(512) + PAGE_SIZE, 512 * _GIB)
+        gib = max(4, -(-max(top, above) // _GIB))
+        paging = page_tables_size(gib)
+        size = paging + PAGE_SIZE
         base = PAGE_TABLE_GPA
         if any(slot.gpa < base + size and base < slot.gpa + slot.size for slot in machine.slots):
             base = -(-top // PAGE_SIZE) * PAGE_SIZE
         mapping = shared_memory(size, "anonymous")
         machine.own(mapping)
         mapping.write(0, page_tables(base, gib))
+        mapping.write(paging, descriptor_tables())
         number = len(machine.slots)
         machine.set_user_memory_region(number, base, size, mapping.address)
         machine.slots.append(Slot(number, base, size, 0, "anonymous", mapping))
-        return base
+        machine.page_table = base
+        machine.gdt = base + paging

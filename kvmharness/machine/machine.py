@@ -7,12 +7,19 @@ import time
 from contextlib import ExitStack
 
 from kvmharness import labels
-from kvmharness.errors import HarnessError, MissingCapability, RunTimeout
+from kvmharness.errors import (
+    HarnessError,
+    MissingCapability,
+    PrivateMemory,
+    RunTimeout,
+)
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import (
     Mapping,
 )
+from kvmharness.kvm.result import Result
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
@@ -22,8 +29,10 @@ from kvmharness.launch.sev import Snp, SnpTry
 from kvmharness.launch.sev_es import Sev, SevTry
 from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
 from kvmharness.machine.cpu_mode import enter
-from kvmharness.machine.entry import PayloadPlan
+from kvmharness.machine.entry import CODE_GPA, EntryPlan
 from kvmharness.machine.payload import Mode, Payload
+from kvmharness.machine.pieces import Piece, pieces
+from kvmharness.machine.private_ranges import PrivateRanges
 from kvmharness.machine.running import PayloadRun, VcpuThread, run_payload
 from kvmharness.machine.slot import Slot
 from kvmharness.machine.snapshot import (
@@ -52,6 +61,19 @@ class MachineTry(VmTry):
         super().__init__(machine)
         self._machine = machine
 
+    def set_memory_attributes(
+        self, gpa: int, size: int, attributes: int, flags: int = 0
+    ) -> Result[int]:
+        """KVM_SET_MEMORY_ATTRIBUTES (6.8), as ``VmTry.set_memory_attributes``.
+
+        The Machine remembers what has become private: its read() and write() refuse it.
+        """
+        result = super().set_memory_attributes(gpa, size, attributes, flags)
+        if result.ok:
+            private = bool(attributes & lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+            self._machine.private.set(gpa, size, private=private)
+        return result
+
     @property
     def snp(self) -> SnpTry:
         """The SNP launch commands, returning form."""
@@ -76,8 +98,12 @@ class Machine(Vm):
         self.slots: list[Slot] = []
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
-        #: gpa (bytes) of the PML4 that the payloads of long mode use, None if there is none.
+        #: What was made private through this object.
+        self.private = PrivateRanges()
+        #: gpa (bytes) of the PML4 that long mode uses, None if there is none.
         self.page_table: int | None = None
+        #: gpa (bytes) of the descriptor_tables() of protected and long mode, None likewise.
+        self.gdt: int | None = None
         self._owned = ExitStack()
         self._sev: SevDevice | None = None
 
@@ -116,6 +142,8 @@ class Machine(Vm):
         for thing in things:
             self._owned.callback(thing.close)
 
+    set_memory_attributes = raising(MachineTry.set_memory_attributes)
+
     def slot_at(self, gpa: int, size: int = 1) -> Slot:
         """Return the slot that holds `size` bytes from `gpa`; ValueError if none does."""
         for slot in self.slots:
@@ -124,17 +152,31 @@ class Machine(Vm):
         raise ValueError(f"no memslot holds {gpa:#x}..{gpa + size:#x}")
 
     def read(self, gpa: int, size: int) -> bytes:
-        """Return `size` bytes of guest memory from `gpa` as the host sees them, guarded."""
-        slot = self.slot_at(gpa, size)
-        return slot.mapping.read(gpa - slot.gpa, size)
+        """Return `size` bytes of guest memory from `gpa`, of as many slots as they lie in.
 
-    def write(self, gpa: int, data: bytes) -> None:
-        """Write `data` to guest memory at `gpa` through the host's mapping, guarded.
+        PrivateMemory where a page was made private by set_memory_attributes: the guest sees other
+        bytes there than the host. InaccessibleMemory where the host can't touch a page, ValueError
+        where no slot is.
+        """
+        return b"".join([piece.read() for piece in self._pieces("read", gpa, size)])
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` to guest memory at `gpa` through the host's mappings, guarded.
 
         With an in-place guest_memfd this is how it is filled: no source page, no copy by KVM.
+        Errors as for read(); nothing is written before PrivateMemory and ValueError.
         """
-        slot = self.slot_at(gpa, len(data))
-        slot.mapping.write(gpa - slot.gpa, data)
+        whole = memoryview(data).cast("B")
+        for piece in self._pieces("write", gpa, whole.nbytes):
+            piece.write(whole)
+
+    def _pieces(self, action: str, gpa: int, size: int) -> list[Piece]:
+        found = pieces(self.slots, gpa, size)
+        private = self.private.first(gpa, size)
+        if private is not None:
+            slot = self.slot_at(private)
+            raise PrivateMemory(action, slot.mapping.address + private - slot.gpa, private)
+        return found
 
     def enter(
         self,
@@ -150,20 +192,49 @@ class Machine(Vm):
         As ``VmBuilder.payload``, on a machine that is there already; its page tables are those
         of the builder, so a payload of long mode needs one to have been built in.
         """
-        plan = PayloadPlan.of(payload, mode, vcpu, load_gpa, arguments)
+        self._enter_again(EntryPlan.of_payload(payload, mode, vcpu, load_gpa, arguments), vcpu)
+
+    def enter_code(
+        self,
+        image: bytes,
+        mode: Mode | str = Mode.LONG_CPL0,
+        *,
+        vcpu: int = 0,
+        gpa: int = CODE_GPA,
+        entry: int | None = None,
+        **registers: int,
+    ) -> None:
+        """Load own code and set up one vCPU to begin it, whatever the vCPU did before.
+
+        As ``VmBuilder.code``, on a machine that is there already; for protected and long mode one
+        that was built with tables.
+        """
+        self._enter_again(EntryPlan.of_code(image, mode, vcpu, gpa, entry, registers), vcpu)
+
+    def _enter_again(self, plan: EntryPlan, vcpu: int) -> None:
         if self.vcpus[vcpu].kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
             self.vcpus[vcpu].settle()
         self._enter(plan)
 
-    def _enter(self, plan: PayloadPlan) -> None:
-        if plan.mode is not Mode.REAL and self.page_table is None:
+    def _enter(self, plan: EntryPlan) -> None:
+        if plan.mode is not Mode.REAL and (self.page_table is None or self.gdt is None):
             raise HarnessError(
-                f"payload {plan.payload.name} needs page tables: build with payload()"
+                f"{plan.name} needs page tables for {plan.mode}: build with payload() or code() "
+                "of that mode"
             )
-        self.write(plan.load_gpa, plan.payload.image)
-        entry = plan.payload.entry - plan.payload.load_gpa + plan.load_gpa
+        self.write(plan.load_gpa, plan.image)
         for vcpu in self.vcpus if plan.vcpu is None else [self.vcpus[plan.vcpu]]:
-            enter(vcpu, plan.mode, entry, page_table=self.page_table or 0, **plan.registers)
+            enter(
+                vcpu,
+                plan.mode,
+                plan.entry,
+                page_table=self.page_table or 0,
+                gdt=self.gdt or 0,
+                **plan.registers,
+            )
+            # With an in-kernel local APIC all but the first would wait for INIT, and one that
+            # halted for an interrupt.
+            vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
 
     def run(self, timeout: float = 5.0, vcpu: int = 0) -> PayloadRun:
         """Run the payload of one vCPU on this thread, for at most `timeout` seconds.

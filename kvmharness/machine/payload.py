@@ -49,11 +49,19 @@ class ProtocolError(KernelFault):
 
 
 class Mode(enum.StrEnum):
-    """A CPU mode that a payload can be entered in."""
+    """A CPU mode that code can be entered in; ``Mode("long")`` is long mode at CPL0.
+
+    Protected mode is 32-bit, at CPL0, with flat segments and without paging.
+    """
 
     REAL = "real"
+    PROTECTED = "protected"
     LONG_CPL0 = "long-cpl0"
     LONG_CPL3 = "long-cpl3"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Mode | None:
+        return cls.LONG_CPL0 if value == "long" else None
 
 
 class ExitCase(enum.IntEnum):

@@ -69,14 +69,16 @@ def test_slots_are_what_was_described(vm_builder: Callable[..., VmBuilder]) -> N
 
 
 @pytest.mark.scenario("run.builder.slot_at")
-def test_host_access_is_by_gpa_and_within_one_slot(builder: VmBuilder) -> None:
+def test_host_access_is_by_gpa_and_over_adjacent_slots(builder: VmBuilder) -> None:
     with builder.memory(1 << 20, 1 << 20, "anonymous").build() as machine:
         assert machine.slot_at(0).number == 0
         assert machine.slot_at((1 << 20) - 1).number == 0
         assert machine.slot_at(1 << 20, 1 << 20).number == 1
         machine.write((1 << 20) - 4, b"abcd")
         assert machine.read((1 << 20) - 4, 4) == b"abcd"
-        for gpa, size in (((1 << 20) - 1, 2), (2 << 20, 1), ((2 << 20) - 1, 2)):
+        machine.write((1 << 20) - 2, b"efgh")
+        assert machine.read((1 << 20) - 4, 6) == b"abefgh"
+        for gpa, size in ((2 << 20, 1), ((2 << 20) - 1, 2)):
             with pytest.raises(ValueError, match="no memslot holds"):
                 machine.read(gpa, size)
 
@@ -142,8 +144,10 @@ def test_what_a_payload_does_not_take_is_said_before_anything_is_built(
         builder.payload("hello", speed=1)
     with pytest.raises(HarnessError, match="does not run in real"):
         builder.payload("hello", "real")
-    with pytest.raises(ValueError, match="protected"):
+    with pytest.raises(HarnessError, match="does not run in protected"):
         builder.payload("hello", "protected")
+    with pytest.raises(ValueError, match="unreal"):
+        builder.payload("hello", "unreal")
 
 
 @pytest.mark.scenario("run.builder.enter_without_tables")

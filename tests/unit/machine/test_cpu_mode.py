@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from kvmharness.kvm.ffi import ffi
-from kvmharness.machine.cpu_mode import enter, page_tables, page_tables_size
+from kvmharness.machine.cpu_mode import descriptor_tables, enter, page_tables, page_tables_size
 from kvmharness.machine.payload import Mode
 
 PAGE = 4096
 GIB = 1 << 30
 PRESENT, WRITABLE, USER, LARGE = 1, 2, 4, 0x80
 ADDRESS = 0x000F_FFFF_FFFF_F000
+GDT = 0xE100_0000
 
 
 def translate(tables: bytes, base: int, linear: int) -> int | None:
@@ -85,9 +86,11 @@ class FakeVcpu:
         self.regs = regs
 
 
-def entered(mode: Mode, vcpu: FakeVcpu | None = None, **registers: int) -> FakeVcpu:
+def entered(
+    mode: Mode, vcpu: FakeVcpu | None = None, at: int = 0xF000, **registers: int
+) -> FakeVcpu:
     vcpu = vcpu or FakeVcpu()
-    enter(vcpu, mode, 0x1_0000, page_table=0xE000_0000, **registers)  # type: ignore[arg-type]
+    enter(vcpu, mode, at, page_table=0xE000_0000, gdt=GDT, **registers)  # type: ignore[arg-type]
     return vcpu
 
 
@@ -112,7 +115,7 @@ def test_long_mode(mode: Mode, cpl: int) -> None:
         assert segment.base == 0
     assert all(segment.type == 3 for segment in data_segments(vcpu))
     assert sregs.tr.type == 11  # as it was
-    assert vcpu.regs.rip == 0x1_0000
+    assert vcpu.regs.rip == 0xF000
     # Reserved bit 1; at CPL3 port instructions take IOPL 3.
     assert vcpu.regs.rflags == (0x3002 if cpl else 0x2)
 
@@ -126,7 +129,65 @@ def test_real_mode_from_reset_and_from_long_mode() -> None:
         assert sregs.cs.type & 8
         for segment in (sregs.cs, *data_segments(vcpu)):
             assert (segment.base, segment.limit, segment.g, segment.db) == (0, 0xFFFF, 0, 0)
-        assert (vcpu.regs.rip, vcpu.regs.rflags) == (0x1_0000, 0x2)
+        assert (vcpu.regs.rip, vcpu.regs.rflags) == (0xF000, 0x2)
+        assert (sregs.idt.base, sregs.idt.limit) == (0, 0x3FF)
+
+
+@pytest.mark.parametrize("at", [0x1_0000, 0x2_1234, 0xF_FFF0, 0x10_FFEF])
+def test_real_mode_beyond_the_first_segment(at: int) -> None:
+    vcpu = entered(Mode.REAL, at=at)
+    cs = vcpu.sregs.cs
+    assert cs.base == cs.selector << 4
+    assert cs.base + vcpu.regs.rip == at
+    assert vcpu.regs.rip <= cs.limit == 0xFFFF
+
+
+@pytest.mark.parametrize("before", [None, Mode.REAL, Mode.LONG_CPL3])
+def test_protected_mode(before: Mode | None) -> None:
+    vcpu = entered(Mode.PROTECTED, entered(before) if before else None, at=0xF000_0000)
+    sregs = vcpu.sregs
+    assert sregs.cr0 & 0x8000_0001 == 1  # PE, no PG
+    assert (sregs.cr4, sregs.efer) == (0, 0)
+    assert (sregs.cs.db, sregs.cs.l, sregs.cs.dpl) == (1, 0, 0)
+    for segment in (sregs.cs, *data_segments(vcpu)):
+        assert (segment.base, segment.limit, segment.g) == (0, 0xFFFF_FFFF, 1)
+    assert (vcpu.regs.rip, vcpu.regs.rflags) == (0xF000_0000, 2)
+
+
+@pytest.mark.parametrize("mode", [Mode.PROTECTED, Mode.LONG_CPL0, Mode.LONG_CPL3])
+def test_the_gdt_has_the_segments_that_are_loaded(mode: Mode) -> None:
+    """Loading them again, as guests do first, must change nothing (SDM volume 3A, 3.4.5)."""
+    vcpu, tables = entered(mode), descriptor_tables()
+    gdt = vcpu.sregs.gdt
+    assert GDT <= gdt.base < gdt.base + gdt.limit < GDT + len(tables) == GDT + PAGE
+    for segment in (vcpu.sregs.cs, *data_segments(vcpu)):
+        index = segment.selector & ~7
+        assert 0 < index < index + 7 <= gdt.limit
+        at = gdt.base - GDT + index
+        low, high = (int.from_bytes(tables[at + part : at + part + 4], "little") for part in (0, 4))
+        limit = low & 0xFFFF | high & 0xF_0000
+        assert (low >> 16 | (high & 0xFF) << 16 | high & 0xFF00_0000) == segment.base
+        assert (limit << 12 | 0xFFF) == segment.limit
+        assert high >> 8 & 0xF == segment.type
+        assert high >> 12 & 1 == segment.s
+        assert high >> 13 & 3 == segment.dpl
+        assert high >> 15 & 1 == segment.present
+        assert high >> 21 & 1 == segment.l
+        assert high >> 22 & 1 == segment.db
+        assert high >> 23 & 1 == segment.g
+    assert tables[gdt.base - GDT : gdt.base - GDT + 8] == bytes(8)  # the null descriptor
+
+
+def test_boot_protocols_selectors() -> None:
+    for mode in (Mode.PROTECTED, Mode.LONG_CPL0):
+        vcpu = entered(mode)
+        assert vcpu.sregs.cs.selector == 0x10
+        assert {segment.selector for segment in data_segments(vcpu)} == {0x18}
+
+
+def test_without_an_idt_a_fault_ends_the_guest() -> None:
+    for mode in (Mode.PROTECTED, Mode.LONG_CPL0, Mode.LONG_CPL3):
+        assert entered(mode, entered(Mode.REAL)).sregs.idt.limit == 0
 
 
 def test_registers_are_passed_by_name_and_the_rest_is_zero() -> None:
