@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def contract(select: tuple[str, ...], kernel: str | None, format_: str) -> None:
     ids = list(scenarios)
     promised = shown.promised(files.load(), chosen(select, ids), ids, kernel)
     if format_ == "json":
-        click.echo(json.dumps([each.as_json() for each in promised], indent=2))
+        click.echo(shown.render(promised, kernel))
     elif format_ == "rst":
         click.echo(_rst(promised, scenarios, kernel), nl=False)
     else:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kvmharness.contract.rows import LOG, Contract, Row
+
+#: The form of the JSON that render() writes; docs/formats.md describes it.
+SCHEMA = "kvmharness.contract/1"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ class Promised:
             "queued": row.queued,
             "stand_in": ["log" if mark == LOG else mark for mark in sorted(row.stand_in)],
         }
+
+
+def render(entries: Sequence[Promised], kernel: str | None) -> str:
+    """Return promises as JSON text; `kernel` is whose they are, None for every kernel's."""
+    document = {
+        "schema": SCHEMA,
+        "kernel": kernel,
+        "promises": [each.as_json() for each in entries],
+    }
+    return json.dumps(document, indent=2)
 
 
 def promised(

@@ -21,7 +21,7 @@ def test_contract_prints_what_a_kernel_promises_with_commit_and_reason() -> None
 
 def test_contract_tells_the_generations_apart_without_a_kernel() -> None:
     ended = kvmharness("contract", "snp.source.unaligned", "--format", "json")
-    rows = json.loads(ended.out)
+    rows = json.loads(ended.out)["promises"]
     assert [row["kernels"] for row in rows] == ["before 7.0", "from 7.0"]
     assert [row["promised"][0]["outcome"] for row in rows] == [["ok"], ["EINVAL"]]
 
@@ -31,7 +31,7 @@ def test_a_point_release_is_told_from_its_series() -> None:
         ended = kvmharness(
             "contract", "snp.cpuid.rejected_readonly", "--format", "json", "--kernel", release
         )
-        return [row["promised"][0]["outcome"][1] for row in json.loads(ended.out)]
+        return [row["promised"][0]["outcome"][1] for row in json.loads(ended.out)["promises"]]
 
     assert kernels("7.1.3") == ["= overwritten"]
     assert kernels("7.1.4+deb13-amd64") == ["= unchanged"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kvmharness import resources
+from kvmharness.contract import files, shown
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import model
 from kvmharness.report import json_report
@@ -48,6 +49,14 @@ def test_a_matrix(documented: set[str]) -> None:
     found = {path[-1] for path in members(json.loads(model.render(matrix())))} - {"*", "qemu"}
     assert found - documented == set()
     assert model.SCHEMA in documented
+
+
+def test_the_contract(documented: set[str]) -> None:
+    ids = ["snp.state.second_finish_vcpu"]
+    entries = shown.promised(files.load(), ids, ids, None)
+    found = {path[-1] for path in members(json.loads(shown.render(entries, None)))}
+    assert found - documented == set()
+    assert shown.SCHEMA in documented
 
 
 def test_a_run(documented: set[str]) -> None:
