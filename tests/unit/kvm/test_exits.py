@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, assert_never, get_args
 
 import pytest
 
@@ -336,3 +336,35 @@ def test_every_constant_of_a_reason_has_its_name() -> None:
 def test_exits_compare_and_can_be_kept_in_sets(run: Any) -> None:
     run.exit_reason = lib.KVM_EXIT_HLT
     assert len({decoded(run), decoded(run)}) == 1
+
+
+def test_a_match_over_all_exits_is_known_to_be_whole(run: Any) -> None:
+    """mypy fails at assert_never() if an exit is left out here."""
+
+    def what(exit_: AnyExit) -> str:
+        match exit_:
+            case IoExit(port=port, is_out=True) | IoExit(port=port, is_out=False):
+                return f"port {port:#x}"
+            case MmioExit() | IoExit():
+                return "memory"
+            case HltExit() | ShutdownExit() | InterruptedExit() | IrqWindowExit() | NmiExit():
+                return "no data"
+            case FailEntryExit() | InternalErrorExit() | HardwareExit() | ExceptionExit():
+                return "bad"
+            case MemoryFaultExit(wants_private=True) | MemoryFaultExit():
+                return "fault"
+            case HypercallExit() | XenExit() | HypervCallExit() | TdxExit() | SnpReqCertsExit():
+                return "call"
+            case HypervSynicExit() | HypervDebugExit() | SystemEventExit() | MsrExit():
+                return "event"
+            case DebugExit() | SetTprExit() | TprAccessExit() | IoapicEoiExit() | NotifyExit():
+                return "told"
+            case DirtyRingFullExit() | ApResetHoldExit() | BusLockExit() | UnknownExit():
+                return "other"
+            case _:
+                assert_never(exit_)
+
+    fill_io(run, lib.KVM_EXIT_IO_IN, 4, 1)
+    assert what(decoded(run)) == "port 0x3f8"
+    run.exit_reason = lib.KVM_EXIT_DIRTY_RING_FULL
+    assert what(decoded(run)) == "other"
