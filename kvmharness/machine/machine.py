@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from kvmharness import labels
 from kvmharness.errors import (
@@ -20,13 +21,10 @@ from kvmharness.kvm.mapping import (
     Mapping,
 )
 from kvmharness.kvm.result import Result
-from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.psp import SevDevice
 from kvmharness.launch.sev import Snp, SnpTry
-from kvmharness.launch.sev_es import Sev, SevTry
 from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
 from kvmharness.machine.cpu_mode import enter
 from kvmharness.machine.entry import CODE_GPA, EntryPlan
@@ -35,17 +33,11 @@ from kvmharness.machine.pieces import Piece, pieces
 from kvmharness.machine.private_ranges import PrivateRanges
 from kvmharness.machine.running import PayloadRun, VcpuThread, run_payload
 from kvmharness.machine.slot import Slot
-from kvmharness.machine.snapshot import (
-    Snapshot,
-    require_readable,
-    require_same_shape,
-    restore_slot,
-    restore_vcpu,
-    restore_vm,
-    save_slot,
-    save_vcpu,
-    save_vm,
-)
+
+if TYPE_CHECKING:  # loaded when first asked for: most machines have no use for them
+    from kvmharness.launch.psp import SevDevice
+    from kvmharness.launch.sev_es import Sev, SevTry
+    from kvmharness.machine.snapshot import Snapshot
 
 #: Types whose guests take an encrypting processor to run.
 _CONFIDENTIAL = (VmType.SEV, VmType.SEV_ES, VmType.SNP, VmType.TDX)
@@ -120,9 +112,13 @@ class Machine(Vm):
     @property
     def sev(self) -> Sev:
         """The SEV or SEV-ES launch commands. MissingCapability without /dev/sev."""
+        from kvmharness.launch.sev_es import Sev
+
         return Sev(self, self._sev_device().fileno())
 
     def _sev_device(self) -> SevDevice:
+        from kvmharness.launch.psp import SevDevice
+
         if self._sev is None:
             self._sev = SevDevice.open()
             self.own(self._sev)
@@ -276,27 +272,18 @@ class Machine(Vm):
         What a vCPU has not finished of its last exit it finishes first. MissingCapability for a
         confidential VM: what it holds is its guest's secret.
         """
-        require_readable(self)
-        with Kvm.open() as kvm:
-            msrs = kvm.get_msr_index_list()
-        vcpus = [save_vcpu(self, vcpu, msrs) for vcpu in self.vcpus]
-        return Snapshot(save_vm(self), vcpus, [save_slot(slot) for slot in self.slots])
+        from kvmharness.machine.snapshot import take
+
+        return take(self, self.vcpus, self.slots)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make this machine hold what another one held; its guest then goes on where that was.
 
         HarnessError if it was not built alike: the same memslots, vCPUs and in-kernel devices.
         """
-        require_readable(self)
-        require_same_shape(snapshot, self.slots, self.vcpus)
-        for vcpu in self.vcpus:
-            if vcpu.kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
-                vcpu.settle()
-        for slot, saved in zip(self.slots, snapshot.memory, strict=True):
-            restore_slot(slot, saved)
-        restore_vm(self, snapshot.vm)
-        for vcpu, state in zip(self.vcpus, snapshot.vcpus, strict=True):
-            restore_vcpu(vcpu, state)
+        from kvmharness.machine.snapshot import put_back
+
+        put_back(snapshot, self, self.vcpus, self.slots)
 
     def close(self) -> None:
         """Stop the vCPUs, then close them, the memory and the VM.

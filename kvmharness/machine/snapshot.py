@@ -7,6 +7,7 @@ asked for stays with whoever set it: routes, eventfds, filters, capabilities tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kvmharness.errors import HarnessError, MissingCapability
@@ -21,6 +22,7 @@ from kvmharness.kvm.lapic import Lapic
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.nested import NestedState
 from kvmharness.kvm.registers import Regs, Sregs2
+from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
@@ -81,6 +83,34 @@ class Snapshot:
     memory: list[SlotContents]
 
 
+def take(vm: Vm, vcpus: Sequence[Vcpu], slots: Sequence[Slot]) -> Snapshot:
+    """Take what a VM, its vCPUs and the memory of its slots hold."""
+    require_readable(vm)
+    with Kvm.open() as kvm:
+        msrs = kvm.get_msr_index_list()
+    states = [save_vcpu(vm, vcpu, msrs) for vcpu in vcpus]
+    return Snapshot(save_vm(vm), states, [save_slot(slot) for slot in slots])
+
+
+def put_back(snapshot: Snapshot, vm: Vm, vcpus: Sequence[Vcpu], slots: Sequence[Slot]) -> None:
+    """Give a VM, its vCPUs and the memory of its slots what others held."""
+    require_readable(vm)
+    require_same_shape(snapshot, slots, vcpus)
+    for vcpu in vcpus:
+        finish_exit(vcpu)
+    for slot, saved in zip(slots, snapshot.memory, strict=True):
+        restore_slot(slot, saved)
+    restore_vm(vm, snapshot.vm)
+    for vcpu, state in zip(vcpus, snapshot.vcpus, strict=True):
+        restore_vcpu(vcpu, state)
+
+
+def finish_exit(vcpu: Vcpu) -> None:
+    """Let a vCPU finish the instruction of its last exit, if it had one."""
+    if vcpu.kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
+        vcpu.settle()
+
+
 # ------------------------------------------------------------------ a vCPU
 
 
@@ -89,8 +119,7 @@ def save_vcpu(vm: Vm, vcpu: Vcpu, msr_indices: list[int]) -> VcpuState:
 
     `msr_indices` is Kvm.get_msr_index_list(); those the vCPU hasn't got are left out.
     """
-    if vcpu.kvm_run.exit_reason != lib.KVM_EXIT_UNKNOWN:
-        vcpu.settle()
+    finish_exit(vcpu)
     return VcpuState(
         id=vcpu.id,
         cpuid=cpuid_entries(vcpu.get_cpuid2()),
@@ -209,7 +238,7 @@ def restore_slot(slot: Slot, saved: SlotContents) -> None:
         slot.mapping.write(offset, page)
 
 
-def require_same_shape(snapshot: Snapshot, slots: list[Slot], vcpus: list[Vcpu]) -> None:
+def require_same_shape(snapshot: Snapshot, slots: Sequence[Slot], vcpus: Sequence[Vcpu]) -> None:
     """Raise HarnessError if a machine has not the slots and vCPUs that the snapshot has."""
     theirs = [(saved.number, saved.gpa, saved.size) for saved in snapshot.memory]
     ours = [(slot.number, slot.gpa, slot.size) for slot in slots]
