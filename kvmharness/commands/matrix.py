@@ -89,6 +89,7 @@ def matrix(
         return _compare(compare, select, kernels, hosts)
     from kvmharness.matrix import model
 
+    ended: BaseException | None = None
     with ExitStack() as files:
         reports = _reserve(json_, html, files)
         if source is not None:
@@ -96,9 +97,21 @@ def matrix(
                 raise UsageError("--from shows what is in a file; --kernel and --host are for more")
             shown = _selected(model.load(source), select)
         else:
-            shown = _observed(select, kernels, vm_type, hosts, fresh, destructive)
+            shown, ended = _observed(select, kernels, vm_type, hosts, fresh, destructive)
         _write(reports, shown)
         _show(shown, as_text, everything, json_ == "-" or html == "-")
+    if ended is not None:
+        raise ended
+    return _status(shown)
+
+
+def _status(shown: Matrix) -> int:
+    """Return the exit status: a kernel that could observe nothing failed; none at all is a skip."""
+    from kvmharness.matrix.model import ERROR
+
+    for column in shown.columns:
+        if column.absent and any(cell.result == ERROR for cell in column.cells.values()):
+            return exit_status.FAILED
     ran = any(cell.ran for row in shown.rows for cell in row.cells.values())
     return 0 if ran else exit_status.NOTHING_RAN
 
@@ -113,25 +126,38 @@ def _observed(
     hosts: Sequence[str],
     fresh: bool,
     destructive: bool,
-) -> Matrix:
+) -> tuple[Matrix, BaseException | None]:
+    """Return the matrix and, where Ctrl-C or SIGTERM cut it short, the exception that did."""
     from kvmharness.contract import files as contract
     from kvmharness.kvm.vmtypes import VmType
     from kvmharness.matrix import explain
-    from kvmharness.matrix.collect import Request, collect
-    from kvmharness.matrix.model import Matrix
+    from kvmharness.matrix.collect import Request, absent, collect
+    from kvmharness.matrix.model import ERROR, Cell, Column, Matrix
     from kvmharness.scenarios import catalog
 
     wanted = VmType.parse(vm_type)
     places = _places(hosts, kernels, wanted)
     scenarios = _chosen(select, catalog.scenarios(wanted))
-    columns = collect(places, Request(wanted, scenarios, fresh, destructive))
+    request = Request(wanted, scenarios, fresh, destructive)
+    columns: list[Column] = []
+    ended: BaseException | None = None
+    try:
+        for column in collect(places, request):
+            columns.append(column)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # What was seen so far is shown and written; of the kernel it fell into, the cache has it.
+        ended = error
+        cell = Cell(ERROR, "interrupted before it was observed, or meanwhile")
+        for place in places[len(columns) :]:
+            columns.append(absent(place, request, [column.name for column in columns], cell))
     summaries = {name: scenario.summary for name, scenario in scenarios.items()}
-    return Matrix(
+    shown = Matrix(
         vm_type,
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         tuple(columns),
         tuple(explain.rows(contract.load(), columns, summaries)),
     )
+    return shown, ended
 
 
 def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:

@@ -258,9 +258,9 @@ def _run_at(
     except MissingCapability as error:
         results.append(_absent(place, request, error))
         return
-    except UsageError:
-        raise
     except HarnessError as error:
+        if isinstance(error, UsageError) and not results:
+            raise  # nothing has run yet that could be lost
         results.append(_absent_record(place, "error", str(error)))
         return
     if place.kind in host_kinds.EMULATED and not request.select:
@@ -268,7 +268,12 @@ def _run_at(
         request = replace(request, select=(host_kinds.EMULATED[place.kind].vm_type,))
     results.append(HostResult(label, host.facts))
     with RunProgress(console, label, verbose) as progress:
-        run_suite(host, request, results[-1], progress)
+        try:
+            run_suite(host, request, results[-1], progress)
+        except UsageError as error:
+            if len(results) == 1:
+                raise
+            results[-1] = _absent_record(place, "error", str(error))
 
 
 def _host(place: _Place) -> tuple[Host, labels.HostLabel]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,21 +55,30 @@ class Request:
     destructive: bool = False
 
 
-def collect(places: Sequence[Place], request: Request) -> list[Column]:
-    """Observe on each place in turn; one that can't be had gives a column that says why."""
-    columns: list[Column] = []
+def collect(places: Sequence[Place], request: Request) -> Iterator[Column]:
+    """Observe on each place in turn, a column each.
+
+    One that can't be had, or whose kernel observed nothing, gives a column that says why.
+    """
+    taken: set[str] = set()
     for place in places:
-        columns.append(_column(place, request, {column.name for column in columns}))
-    return columns
+        column = _column(place, request, taken)
+        taken.add(column.name)
+        yield column
 
 
 def _column(place: Place, request: Request, taken: set[str]) -> Column:
     try:
         host, label, identity = _prepare(place, request.vm_type)
     except MissingCapability as error:
-        return _absent(place, request, taken, str(error))
-    cells, seconds = _Observation(host, label, identity, request).cells()
-    return Column(_free(_name(place, label), taken), label, dict(host.facts), cells, "", seconds)
+        return absent(place, request, taken, Cell(SKIP, str(error)))
+    name, facts = _free(_name(place, label), taken), dict(host.facts)
+    try:
+        cells, seconds = _Observation(host, label, identity, request).cells()
+    except _NothingObserved as error:
+        cells = dict.fromkeys(request.scenarios, Cell(ERROR, str(error)))
+        return Column(name, label, facts, cells, str(error))
+    return Column(name, label, facts, cells, "", seconds)
 
 
 def _name(place: Place, label: HostLabel) -> str:
@@ -81,17 +90,18 @@ def _name(place: Place, label: HostLabel) -> str:
     return label.kernel
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: Collection[str]) -> str:
     chosen, number = name, 2
     while chosen in taken:
         chosen, number = f"{name} ({number})", number + 1
     return chosen
 
 
-def _absent(place: Place, request: Request, taken: set[str], reason: str) -> Column:
+def absent(place: Place, request: Request, taken: Collection[str], cell: Cell) -> Column:
+    """Return the column of a place that was not observed: `cell`, with its reason, for each."""
     label = HostLabel(place.kind, place.kernel) if place.kernel else labels.current()
-    cells = {name: Cell(SKIP, reason) for name in request.scenarios}
-    return Column(_free(place.wanted, taken), label, {}, cells, absent=reason)
+    cells = dict.fromkeys(request.scenarios, cell)
+    return Column(_free(place.wanted, taken), label, {}, cells, absent=cell.reason)
 
 
 def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None]:
@@ -112,6 +122,10 @@ def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None
     parts += [str(facts[name]) for name in ("kernel_origin", "qemu", "standin")]
     label = HostLabel(place.kind, str(facts["kernel"]))
     return WithProcessors(host), label, "-".join(parts)
+
+
+class _NothingObserved(HarnessError):
+    """A host ran no scenario at all: it did not boot, or its process did not begin."""
 
 
 @dataclass
@@ -174,7 +188,7 @@ class _Observation:
                 if record.report:
                     progress.note(record.report)
             why = "; ".join(record.reason for record in result.records)
-            raise HarnessError(f"nothing could be observed on {self.label.words}: {why}")
+            raise _NothingObserved(f"nothing could be observed on {self.label.words}: {why}")
         return result.seconds
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from kvmharness import progress
-from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.errors import MissingCapability
 from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.kernel_log.log import KernelLine
 from kvmharness.kvm.vmtypes import VmType
@@ -196,21 +197,19 @@ def test_a_crash_s_cell_holds_what_the_kernel_said_where_that_is_known() -> None
     assert (cell.log_lines, cell.log) == (said, ("WARNING kvm_f",))
 
 
-def test_a_host_that_never_starts_is_an_error(observe: Observe) -> None:
+def test_a_host_that_never_starts_is_a_column_of_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dead(Played):
         def run(self, argv: Sequence[str], **options: Any) -> HostRun:
             return HostRun(Verdict.BOOT_FAILED, None, 1.0, "no kernel")
 
-    host = Dead(ok)
     label = HostLabel("emulated-snp", "7.3.4")
-    observation = collect._Observation(
-        host,
-        label,
-        None,
-        Request(VmType.SNP, scenarios("a")),
-    )
-    with pytest.raises(HarnessError, match=r"nothing could be observed .*boot-failed: no kernel"):
-        observation.cells()
+    hosts = iter([Dead(ok), Played(ok)])
+    monkeypatch.setattr(collect, "_prepare", lambda place, vm_type: (next(hosts), label, None))
+    places = [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.2")]
+    dead, alive = collect.collect(places, Request(VmType.SNP, scenarios("a")))
+    assert re.search(r"nothing could be observed .*boot-failed: no kernel", dead.absent)
+    assert dead.cells["a"].result == "error"
+    assert alive.cells["a"].words == "ok"  # the next one is observed all the same
 
 
 def test_what_can_take_the_host_down_comes_last_and_natively_when_asked(observe: Observe) -> None:
@@ -300,6 +299,6 @@ def test_trees_are_called_by_their_folders_and_names_are_unique(
         tree.mkdir()
     places = [Place("emulated-snp", str(tree)) for tree in trees]
     places += [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.3.0")]
-    columns = collect.collect(places, Request(VmType.SNP, scenarios("a")))
+    columns = list(collect.collect(places, Request(VmType.SNP, scenarios("a"))))
     assert [c.name for c in columns] == ["linux-base", "linux-patched", "7.3.0", "7.3.0 (2)"]
     assert columns[0].short == "linux-base"
