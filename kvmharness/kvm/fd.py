@@ -19,6 +19,9 @@ class HasFileno(Protocol):
 class OwnedFd(Closing):
     """A file descriptor that is closed once: by close(), by the with block, or with the object."""
 
+    # Kept: when the interpreter ends, modules are emptied before what is left open is closed.
+    _os_close = staticmethod(os.close)
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
@@ -36,7 +39,7 @@ class OwnedFd(Closing):
         # Forget first: a number that was closed may belong to somebody else a moment later.
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            self._os_close(fd)
 
     def __del__(self) -> None:
         # __init__ may have failed before there was a descriptor.

@@ -8,6 +8,7 @@ import signal
 import threading
 import weakref
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import Any
 
 from kvmharness.errors import HarnessError, InaccessibleMemory
@@ -155,7 +156,8 @@ class Mapping(Bindable):
         if self._viewed is None:
             address, size, holes = self.address, self.size, self._holes
             self._viewed = ffi.gc(
-                ffi.cast(kind, address), lambda _: _unmap_around(address, size, holes)
+                ffi.cast(kind, address),
+                lambda _, unmap=_unmap_around: unmap(address, size, holes),
             )
         return self._viewed
 
@@ -294,7 +296,8 @@ class Mapping(Bindable):
             )
 
     def __del__(self) -> None:
-        if getattr(self, "_open", False):
+        # When the interpreter ends, this module may be empty already: the kernel unmaps then.
+        if getattr(self, "_open", False) and _open_lock is not None:
             # A slot that has it holds it: it is here with one only when the interpreter ends.
             self.close(let_go=True)
 
@@ -313,9 +316,15 @@ def _segments(address: int, size: int, holes: list[tuple[int, int]]) -> list[tup
     return segments
 
 
-def _unmap_around(address: int, size: int, holes: list[tuple[int, int]]) -> None:
-    for start, length in _segments(address, size, holes):
-        lib.kvmh_munmap(start, length)
+def _unmap_around(
+    address: int,
+    size: int,
+    holes: list[tuple[int, int]],
+    segments: Callable[..., list[tuple[int, int]]] = _segments,
+    munmap: Callable[[int, int], int] = lib.kvmh_munmap,
+) -> None:
+    for start, length in segments(address, size, holes):
+        munmap(start, length)
 
 
 def guarded_read(address: int, size: int) -> bytes:

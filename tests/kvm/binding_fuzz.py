@@ -12,14 +12,16 @@ not the fuzzer's, and the constructors, which take over what they are given.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import inspect
 import os
+import random
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -145,10 +147,24 @@ _ODDITIES = [
 
 
 def exits() -> st.SearchStrategy[Any]:
+    few = st.sampled_from([0, 1, 2, 4, 8])
     return st.one_of(
+        st.builds(IoExit, st.just(2), st.booleans(), numbers(), few, few, st.just(b""), numbers()),
         st.builds(IoExit, st.just(2), st.booleans(), *[numbers()] * 3, st.just(b""), numbers()),
         st.builds(MmioExit, st.just(6), st.booleans(), numbers(), numbers(), st.just(b"")),
     )
+
+
+@st.composite
+def run_pages(draw: st.DrawFn) -> Any:
+    """Make a struct kvm_run as no kernel leaves it, for any reason that there is or may be."""
+    made = _filled("kvm_run")
+    made.exit_reason = draw(st.one_of(st.just(lib.KVM_EXIT_IO), st.integers(0, 60)))
+    if draw(st.booleans()):
+        made.io.size, made.io.count = draw(st.integers(0, 8)), draw(st.integers(0, 3000))
+        made.io.direction = lib.KVM_EXIT_IO_OUT
+        made.io.data_offset = draw(st.integers(0, 2**64 - 1))
+    return made
 
 
 @dataclass(frozen=True)
@@ -195,8 +211,8 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "value": st.one_of(c_objects(), numbers()),
     "parameters": c_objects(),
     "exit_": exits(),
-    "run": st.builds(lambda: _filled("kvm_run")),
-    "data": buffers(),
+    "run": run_pages(),
+    "data": st.one_of(st.binary(max_size=8), buffers()),
     "name": st.sampled_from(IOCTLS),
     "request": st.sampled_from(IOCTLS),
     "argument": c_objects(),
@@ -363,11 +379,83 @@ def arguments(call: Callable[..., Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(required, optional=optional)
 
 
+#: Where the binding itself reads and writes memory by what it is given.
+_BY_SIZE = (
+    "call", "raw_ioctl", "read_exit", "decode", "brief", "cpuid_entries", "try_mmap",
+    "vcpu.complete_io", "vm.try_.get_dirty_log", "vm.try_.set_user_memory_region2",
+    "vm.try_.set_msr_filter", "device.try_.get_attr", "vcpu.try_.set_cpuid2",
+    "snp.try_.launch_finish", "snp.try_.launch_start", "tdx.try_.init_vm", "snp.try_.command",
+    "mapping.read", "mapping.write", "mapping.fill",
+)  # fmt: skip
+
+
+def _worthwhile(world: World) -> list[str]:
+    """Return what to call again and again: with arguments, in one of two forms, by size oftener."""
+    calls = world.calls()
+    some = [
+        label
+        for label, call in calls.items()
+        if inspect.signature(call).parameters
+        and (".try_." in label or label.replace(".", ".try_.") not in calls)
+    ]
+    return sorted([*some, *_BY_SIZE * 6])
+
+
+#: How often a call is made: as it was drawn, and with an argument or two changed.
+VARIANTS = 16
+SALT = st.integers(0, 2**32 - 1)
+
+
+def variants(drawn: dict[str, Any], salt: int) -> Iterator[dict[str, Any]]:
+    """Give the arguments as drawn, then changed: drawing anew costs a hundred times the call."""
+    yield dict(drawn)
+    if not drawn:
+        return
+    chance = random.Random(salt)
+    names = sorted(drawn)
+    for _ in range(VARIANTS - 1):
+        given = dict(drawn)
+        for name in chance.choices(names, k=chance.choice((1, 1, 2))):
+            given[name] = _changed(chance, given[name])
+        yield given
+
+
+def _changed(chance: random.Random, value: Any) -> Any:
+    if isinstance(value, (IoExit, MmioExit, CpuidEntry)) and chance.random() < 0.8:
+        numeric = [
+            field.name for field in dataclasses.fields(value) if isinstance(_at(value, field), int)
+        ]
+        changes: dict[str, Any] = {
+            name: _number(chance) for name in numeric if chance.random() < 0.5
+        }
+        return dataclasses.replace(value, **changes)
+    kind = chance.random()
+    if isinstance(value, int) or kind < 0.4:
+        return _number(chance)
+    if kind < 0.6:
+        return b"\xa5" * chance.choice((0, 1, 2, 4, 8, 16, 17, 33, 49, 96, 97, 4096, 4097, 10000))
+    if kind < 0.8:
+        return chance.choice(_ODDITIES)
+    return chance.choice((None, 1.5, "", [], [1, 2, 3], {1: 2}, *map(Of, OBJECTS)))
+
+
+def _at(value: Any, field: Any) -> Any:
+    return getattr(value, field.name)
+
+
+def _number(chance: random.Random) -> int:
+    kind = chance.random()
+    if kind < 0.4:
+        return chance.randrange(9)
+    if kind < 0.7:
+        return chance.choice(EDGES)
+    return chance.randrange(1 << chance.randrange(1, 66))
+
+
 def tamed(world: World, label: str, given: dict[str, Any]) -> dict[str, Any]:
     """Take the edge off what would harm this machine, or is a raw door by name."""
-    for name, most in (("pages", 64), ("entries", 1 << 16), ("size", SMALL), ("offset", SMALL)):
-        if name in given:
-            given[name] = clamped(given[name], most)
+    for name, value in given.items():
+        given[name] = clamped(value, _MOST.get(name, SMALL if name.endswith("size") else 1 << 54))
     if label.endswith(".run"):
         given["timeout"] = 0.001
     if given.get("advice") in (100, 101):  # MADV_HWPOISON and MADV_SOFT_OFFLINE take pages away
@@ -379,6 +467,10 @@ def tamed(world: World, label: str, given: dict[str, Any]) -> dict[str, Any]:
     if world.real and "userspace_addr" in given and not _is_ours(given["userspace_addr"]):
         given["userspace_addr"] = 0  # the guest's stores would go there
     return given
+
+
+#: Numbers beyond these cost memory or time, and show nothing that smaller ones don't.
+_MOST = {"pages": 64, "entries": 1 << 16, "offset": SMALL}
 
 
 def _is_ours(address: Any) -> bool:
@@ -401,31 +493,33 @@ def main(kernel: str, seconds: float, first: int, log_path: str) -> int:
 
     world = World(kernel)
     strategies = {label: arguments(call) for label, call in world.calls().items()}
-    world.close()
     steps = st.lists(
-        st.sampled_from(sorted(strategies)).flatmap(
-            lambda label: st.tuples(st.just(label), strategies[label])
+        st.sampled_from(_worthwhile(world)).flatmap(
+            lambda label: st.tuples(st.just(label), strategies[label], SALT)
         ),
         min_size=1,
         max_size=20,
     )
 
-    def example(wanted: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    world.close()
+
+    def example(wanted: Iterable[tuple[str, dict[str, Any], int]]) -> None:
         world = World(kernel)
         calls = world.calls()
-        for label, drawn in wanted:
-            with suppress(Exception):  # such as the number of a closed object
-                drawn = {
-                    name: value.found(world) if isinstance(value, Of) else value
-                    for name, value in drawn.items()
-                }
-            given = tamed(world, label, drawn)
-            os.pwrite(log, f"{label}({_shown(given)})".ljust(2000).encode(), 0)
-            counts["calls"] += 1
-            used.add(label)
-            with suppress(Exception):
-                calls[label](**given)
-                counts["returned"] += 1
+        for label, drawn, salt in wanted:
+            for named in variants(drawn, salt):
+                with suppress(Exception):  # such as the number of a closed object
+                    named = {
+                        name: value.found(world) if isinstance(value, Of) else value
+                        for name, value in named.items()
+                    }
+                named = tamed(world, label, named)
+                os.pwrite(log, f"{label}({_shown(named)})".ljust(2000).encode(), 0)
+                counts["calls"] += 1
+                used.add(label)
+                with suppress(Exception):
+                    calls[label](**named)
+                    counts["returned"] += 1
             world.check()
         with suppress(Exception):
             world.close()
@@ -440,7 +534,7 @@ def main(kernel: str, seconds: float, first: int, log_path: str) -> int:
             suppress_health_check=list(HealthCheck),
         )
         @given(wanted)
-        def run(wanted: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        def run(wanted: Iterable[tuple[str, dict[str, Any], int]]) -> None:
             example(wanted)
 
         run()
@@ -449,7 +543,9 @@ def main(kernel: str, seconds: float, first: int, log_path: str) -> int:
     # Each method once, some at a time; then whatever comes.
     labels = sorted(strategies)
     for start in range(0, len(labels), 12):
-        named = [st.tuples(st.just(label), strategies[label]) for label in labels[start:][:12]]
+        named = [
+            st.tuples(st.just(label), strategies[label], SALT) for label in labels[start:][:12]
+        ]
         batch(first, st.tuples(*named), 2)
     number = first
     while time.monotonic() < end:

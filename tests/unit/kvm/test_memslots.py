@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -328,3 +330,25 @@ def test_an_unclosed_vm_is_warned_of_and_closed(make: Callable[..., Any]) -> Non
         del thing
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_what_is_left_open_when_the_interpreter_ends_makes_no_noise() -> None:
+    program = """
+import os
+from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, map_memory
+from kvmharness.kvm.vm import Vm
+mapping = map_memory(4096, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+viewed = map_memory(4096, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+pointer = viewed.pointer()
+vm = Vm(os.dup(0), 4096, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "default", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "ResourceWarning: unclosed <Vm" in done.stderr
+    assert "Exception ignored" not in done.stderr
