@@ -48,8 +48,8 @@ class InaccessibleMemory(HarnessError):
     """A guarded copy met a page that can't be accessed; the interpreter survived.
 
     Attributes: ``address`` (the first address that faulted), ``copied`` (bytes copied before it),
-    ``signal_name`` (SIGBUS or SIGSEGV), ``code`` (the signal's si_code), ``gpa`` (where that is for
-    the guest, in bytes; None if the access was not by gpa).
+    ``signal_name`` (SIGBUS or SIGSEGV), ``code`` (the signal's si_code), ``gpa`` (of the first byte
+    that was not copied; None if the access was not by gpa).
     """
 
     def __init__(

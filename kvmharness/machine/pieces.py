@@ -44,7 +44,7 @@ class Piece:
             self.done + error.copied,
             error.signal_name,
             error.code,
-            self.slot.gpa + error.address - self.slot.mapping.address,
+            self.slot.gpa + self.offset + error.copied,
         )
 
 
