@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from kvmharness import Kvm, VmBuilder
-from kvmharness.machine.machine import Machine
 
 LINE = 5  # of the first PIC, whose vectors begin at 0 after reset
 CODE_GPA, HANDLER_GPA = 0x1000, 0x1100
@@ -28,16 +27,11 @@ HANDLER = bytes.fromhex(
 )
 
 
-def with_interrupts(vm: Machine) -> None:
-    """Give the VM its interrupt controllers, which have to be there before its vCPUs."""
-    vm.create_irqchip()
-
-
 def main() -> None:
     """Run the guest on a thread, and wake it from this one."""
     eventfd = os.eventfd(0, os.EFD_CLOEXEC)
     with Kvm.open() as kvm:
-        builder = VmBuilder(kvm).memory(0, 1 << 20, "anonymous").before_vcpus(with_interrupts)
+        builder = VmBuilder(kvm).memory(0, 1 << 20, "anonymous").irqchip()
         with builder.code(MAIN, "real", gpa=CODE_GPA).build() as vm:
             vm.write(HANDLER_GPA, HANDLER)
             vm.write(4 * LINE, HANDLER_GPA.to_bytes(4, "little"))  # the vector table: IP, CS

@@ -38,8 +38,7 @@ def main() -> None:
     """Send both, and run the guest after each."""
     eventfd = os.eventfd(0, os.EFD_CLOEXEC)
     with Kvm.open() as kvm:
-        builder = VmBuilder(kvm).memory(0, 1 << 20, "anonymous")
-        builder.before_vcpus(lambda vm: vm.enable_split_irqchip())
+        builder = VmBuilder(kvm).memory(0, 1 << 20, "anonymous").irqchip("split")
         with builder.code(MAIN, "real").build() as vm:
             put_handler(vm, FIRST, 0x2000, handler(b"m"))
             put_handler(vm, SECOND, 0x3000, handler(b"e"))

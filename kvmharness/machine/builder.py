@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.kvm.ffi import lib
@@ -37,6 +37,9 @@ SEV_TYPES = (VmType.SEV, VmType.SEV_ES, VmType.SNP)
 #: The VM types whose vCPUs the host sets up: the others' come from a launch.
 _ENTERED_HERE = (VmType.DEFAULT, VmType.SW_PROTECTED)
 
+#: Three pages that KVM may use, where the field's other VMMs have them: below the BIOS.
+_TSS_GPA = 0xFFFB_D000
+
 _GIB = 1 << 30
 
 
@@ -47,6 +50,16 @@ class _MemoryPlan:
     backing: Backing
     flags: int
     guest_memfd_flags: int | None
+
+
+def _add_irqchip(machine: Machine) -> None:
+    machine.set_tss_addr(_TSS_GPA)
+    machine.create_irqchip()
+    machine.create_pit2(lib.KVM_PIT_SPEAKER_DUMMY)
+
+
+def _add_local_apics(machine: Machine) -> None:
+    machine.enable_split_irqchip()
 
 
 class VmBuilder:
@@ -136,6 +149,15 @@ class VmBuilder:
         self._vcpus = max(self._vcpus, (plan.vcpu or 0) + 1)
         return self
 
+    def irqchip(self, kind: Literal["full", "split"] = "full") -> Self:
+        """Have KVM's own interrupt controllers: all, with the PIT, or local APICs alone (split).
+
+        KVM_SET_TSS_ADDR, which Intel hosts without unrestricted guests need, and KVM_CREATE_IRQCHIP
+        and KVM_CREATE_PIT2; or KVM_CAP_SPLIT_IRQCHIP. vCPUs that no payload() or code() enters wait
+        for INIT and SIPI then, but the first; a halted one waits for an interrupt, in KVM_RUN.
+        """
+        return self.before_vcpus(_add_irqchip if kind == "full" else _add_local_apics)
+
     def uninitialized(self) -> Self:
         """Leave out the VM type's first step, for a test that makes it itself.
 
@@ -221,7 +243,7 @@ class VmBuilder:
         vcpu = machine.create_vcpu(index)
         machine.own(vcpu)
         machine.vcpus.append(vcpu)
-        if self._vm_type in _ENTERED_HERE:
+        if self._vm_type in _ENTERED_HERE or (self._vm_type in SEV_TYPES and self._initialized):
             cpu = GuestCpu(
                 self._vm_type,
                 index,

@@ -18,7 +18,10 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.tdx import CpuidEntry
 
 _AMD_VENDORS = (b"AuthenticAMD", b"HygonGenuine")
-_HAVE_ENCRYPTION = (VmType.SEV, VmType.SEV_ES, VmType.SNP)
+
+#: What each type of VM has of memory encryption: SEV, SEV-ES, SEV-SNP (ENCRYPTION, EAX).
+_ENCRYPTED = {VmType.SEV: 0x2, VmType.SEV_ES: 0xA, VmType.SNP: 0x1A}
+_C_BIT = 0x3F  # ENCRYPTION, EBX: the place of the page tables' encryption bit
 
 _X2APIC = 1 << 21  # FEATURES, ECX
 _TSC_DEADLINE = 1 << 24
@@ -75,9 +78,8 @@ class GuestCpu:
                 case Leaf.AMD_TOPOLOGY if amd:
                     # A core of its own, of one thread, in the only node.
                     entries.append(replace(entry, eax=self.id, ebx=self.id & 0xFF, ecx=0))
-                case Leaf.ENCRYPTION if self.vm_type not in _HAVE_ENCRYPTION:
-                    # A guest that sees it there reads MSR_AMD64_SEV, which it has not.
-                    entries.append(replace(entry, eax=0, ebx=0, ecx=0, edx=0))
+                case Leaf.ENCRYPTION:
+                    entries.append(self._encryption(entry))
                 case _:
                     entries.append(entry)
         return entries
@@ -125,6 +127,12 @@ class GuestCpu:
                 [(1, 0, 1), (2, self._id_bits, self.vcpus), (0, 0, 0)]
             )
         ]
+
+    def _encryption(self, entry: CpuidEntry) -> CpuidEntry:
+        # A guest that sees what it has not reads MSR_AMD64_SEV, and dies of a #GP. KVM reads the
+        # C bit's place here, to take it for no part of an address (sev_vcpu_after_set_cpuid).
+        eax = _ENCRYPTED.get(self.vm_type, 0)
+        return replace(entry, eax=eax, ebx=entry.ebx & _C_BIT if eax else 0, ecx=0, edx=0)
 
     def _amd_sizes(self, entry: CpuidEntry) -> CpuidEntry:
         last_core = min(self.vcpus - 1, 0xFF)

@@ -7,12 +7,14 @@ The instructions are written out; each one's assembly is beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
 from kvmharness import HarnessError, Machine, VmBuilder
 from kvmharness.kvm.exits import HltExit, ShutdownExit
 from kvmharness.kvm.ffi import lib
+from kvmharness.kvm.irqchip import Irqchip
 from kvmharness.machine.payload import ExitCase
 
 DX_IS_CONSOLE = bytes.fromhex("66 ba f8 03")  # mov dx, 0x3f8 (in 16-bit code: mov edx, 0x..03f8)
@@ -164,14 +166,38 @@ def test_tables_above_all_memory_are_mapped(vm_builder: Callable[..., VmBuilder]
 
 @pytest.mark.scenario("run.code.in_kernel_apic")
 @pytest.mark.requires_cap("KVM_CAP_IRQCHIP")
+@pytest.mark.parametrize("kind", ["full", "split"])
 def test_every_vcpu_runs_its_code_with_an_in_kernel_apic(
-    vm_builder: Callable[..., VmBuilder],
+    vm_builder: Callable[..., VmBuilder], kind: Literal["full", "split"]
 ) -> None:
     """All but the first would wait for INIT there, and one that has halted for an interrupt."""
-    builder = vm_builder().memory(0, 1 << 20, "anonymous").vcpus(2)
-    builder.before_vcpus(lambda machine: machine.create_irqchip())
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").vcpus(2).irqchip(kind)
     with builder.code(DX_IS_CONSOLE + b"\xb0\x56\xee\x0f\x0b", "long").build() as machine:
         assert [run.console for run in machine.run_all()] == ["V", "V"]
         machine.vcpus[0].set_mp_state(lib.KVM_MP_STATE_HALTED)
         machine.enter("exits", case=ExitCase.SHUTDOWN)
         assert isinstance(machine.run().exit, ShutdownExit)
+
+
+@pytest.mark.scenario("run.code.irqchip")
+@pytest.mark.requires_cap("KVM_CAP_IRQCHIP")
+def test_what_an_irqchip_is(vm_builder: Callable[..., VmBuilder]) -> None:
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").vcpus(2)
+    with builder.build() as machine:
+        assert machine.vcpus[0].try_.get_lapic().errno_name == "EINVAL"
+    with builder.irqchip().build() as machine:
+        assert machine.get_irqchip(Irqchip.IOAPIC).chip_id == Irqchip.IOAPIC
+        machine.get_pit2()
+        ids = [vcpu.get_lapic().read(0x20) >> 24 for vcpu in machine.vcpus]
+        states = [vcpu.get_mp_state() for vcpu in machine.vcpus]
+    assert ids == [0, 1]
+    assert states == [lib.KVM_MP_STATE_RUNNABLE, lib.KVM_MP_STATE_UNINITIALIZED]
+
+
+@pytest.mark.scenario("run.code.split_irqchip")
+@pytest.mark.requires_cap("KVM_CAP_SPLIT_IRQCHIP")
+def test_what_a_split_irqchip_is(vm_builder: Callable[..., VmBuilder]) -> None:
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").vcpus(1).irqchip("split")
+    with builder.build() as machine:
+        assert machine.try_.get_irqchip(Irqchip.IOAPIC).errno_name == "ENXIO"
+        assert machine.vcpus[0].try_.get_lapic().ok

@@ -56,8 +56,7 @@ def test_x2apic_is_there_with_kvms_own_apic_alone(builder: VmBuilder) -> None:
         features = read(machine, 0, 1)[2]
         assert features & HYPERVISOR
         assert not features & X2APIC
-    builder.before_vcpus(lambda machine: machine.create_irqchip())
-    with builder.build() as machine:
+    with builder.irqchip().build() as machine:
         assert read(machine, 0, 1)[2] & X2APIC
 
 

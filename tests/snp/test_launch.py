@@ -21,6 +21,7 @@ from kvmharness.launch.sev import (
     supported_vmsa_features,
 )
 from kvmharness.launch.source import SourceBuffer
+from kvmharness.launch.tdx import cpuid_entries
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 
@@ -162,3 +163,25 @@ def test_sev_and_sev_es_vms_are_made_by_init2(
     with builder.build() as machine:
         assert machine.try_.snp.init2().errno == errno.EINVAL  # once only
         assert len(machine.vcpus) == 1
+
+
+@pytest.mark.scenario("snp.launch.cpuid")
+@pytest.mark.parametrize(
+    ("vm_type", "features"),
+    [
+        pytest.param("default", 0, marks=pytest.mark.requires_vm_type("sev")),
+        pytest.param("sev", 0b10, marks=pytest.mark.requires_vm_type("sev")),
+        pytest.param("sev-es", 0b1010, marks=pytest.mark.requires_vm_type("sev-es")),
+        pytest.param("snp", 0b11010, marks=pytest.mark.requires_vm_type("snp")),
+    ],
+)
+def test_a_guest_is_told_of_the_encryption_that_it_has(
+    vm_builder: Callable[..., VmBuilder], vm_type: str, features: int
+) -> None:
+    builder = vm_builder(vm_type).memory(0, 4 * PAGE_SIZE, "anonymous").vcpus(2)
+    with builder.build() as machine:
+        for vcpu in machine.vcpus:
+            leaves = {entry.function: entry for entry in cpuid_entries(vcpu.get_cpuid2())}
+            assert leaves[1].ebx >> 24 == vcpu.id
+            assert leaves[0x8000_001F].eax == features
+            assert bool(leaves[0x8000_001F].ebx) == bool(features)

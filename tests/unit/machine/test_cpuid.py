@@ -143,13 +143,18 @@ def test_what_is_intels_alone_is_not_made_amds() -> None:
     assert seen(INTEL, 1, 2)(0x8000_0001) == INTEL[-2]
 
 
-@pytest.mark.parametrize("vm_type", list(VmType), ids=lambda kind: kind.label)
-def test_memory_encryption_is_for_sevs_guests(vm_type: VmType) -> None:
+@pytest.mark.parametrize(
+    ("vm_type", "features"), [(VmType.SEV, 0b10), (VmType.SEV_ES, 0b1010), (VmType.SNP, 0b11010)]
+)
+def test_sevs_guests_see_what_they_have(vm_type: VmType, features: int) -> None:
+    """And where the C bit is; neither SME, which is the host's, nor the host's ASIDs."""
     shown = seen(AMD, vm_type=vm_type)(0x8000_001F)
-    if vm_type in (VmType.SEV, VmType.SEV_ES, VmType.SNP):
-        assert shown == AMD[-1]
-    else:
-        assert shown == CpuidEntry(0x8000_001F)
+    assert shown == CpuidEntry(0x8000_001F, eax=features, ebx=51)
+
+
+@pytest.mark.parametrize("vm_type", [VmType.DEFAULT, VmType.SW_PROTECTED, VmType.TDX])
+def test_no_other_guest_sees_memory_encryption(vm_type: VmType) -> None:
+    assert seen(AMD, vm_type=vm_type)(0x8000_001F) == CpuidEntry(0x8000_001F)
 
 
 def test_what_kvm_has_with_its_own_apic_alone() -> None:
