@@ -28,6 +28,7 @@ def built(vm_builder: Callable[..., VmBuilder], vm_type: str) -> Machine:
 
 
 @pytest.mark.scenario("sev.launch.whole")
+@pytest.mark.expects_log("snp_standin: command 0x30 is not modelled")
 @TYPES
 def test_a_launch_from_start_to_finish(vm_builder: Callable[..., VmBuilder], vm_type: str) -> None:
     es = vm_type == "sev-es"
@@ -56,6 +57,7 @@ def test_a_launch_from_start_to_finish(vm_builder: Callable[..., VmBuilder], vm_
 
 
 @pytest.mark.scenario("sev.launch.refused_by_kvm")
+@pytest.mark.expects_log("SEV: Failure locking 1 pages")
 @TYPES
 def test_what_kvm_refuses_before_the_firmware_is_asked(
     vm_builder: Callable[..., VmBuilder], vm_type: str
