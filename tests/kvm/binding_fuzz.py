@@ -161,7 +161,7 @@ def run_pages(draw: st.DrawFn) -> Any:
     made = _filled("kvm_run")
     made.exit_reason = draw(st.one_of(st.just(lib.KVM_EXIT_IO), st.integers(0, 60)))
     if draw(st.booleans()):
-        made.io.size, made.io.count = draw(st.integers(0, 8)), draw(st.integers(0, 3000))
+        made.io.size, made.io.count = draw(st.integers(1, 8)), draw(st.integers(1, 3000))
         made.io.direction = lib.KVM_EXIT_IO_OUT
         made.io.data_offset = draw(st.integers(0, 2**64 - 1))
     return made
