@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         KernelFault,
         MissingCapability,
         NotTheKernel,
+        PrivateMemory,
         RunTimeout,
     )
     from kvmharness.kvm.guest_memfd import GuestMemfd
@@ -42,6 +43,7 @@ _HOME = {
     "MissingCapability": "errors",
     "NotTheKernel": "errors",
     "Payload": "machine.payload",
+    "PrivateMemory": "errors",
     "Result": "kvm.result",
     "RunTimeout": "errors",
     "SourceBuffer": "launch.source",
@@ -62,6 +64,7 @@ __all__ = [
     "MissingCapability",
     "NotTheKernel",
     "Payload",
+    "PrivateMemory",
     "Result",
     "RunTimeout",
     "SourceBuffer",

@@ -162,7 +162,9 @@ class Machine(Vm):
         With an in-place guest_memfd this is how it is filled: no source page, no copy by KVM.
         Errors as for read(); nothing is written before PrivateMemory and ValueError.
         """
-        whole = memoryview(data).cast("B")
+        whole = memoryview(data)
+        if whole.format != "B" or whole.ndim != 1:
+            whole = whole.cast("B")
         for piece in self._pieces("write", gpa, whole.nbytes):
             piece.write(whole)
 

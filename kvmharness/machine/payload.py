@@ -260,6 +260,10 @@ class ReportReader:
         self.status: int | None = None
         self._low: int | None = None
 
+    def __repr__(self) -> str:
+        words = ", ".join(map(hex, self.words))
+        return f"<ReportReader console={self.text!r} words=[{words}] status={self.status}>"
+
     @property
     def finished(self) -> bool:
         """Return whether the payload has said that it is done."""

@@ -10,7 +10,7 @@ from kvmharness.errors import InaccessibleMemory
 from kvmharness.machine.slot import Slot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one three times as slow to make
 class Piece:
     """The part of a range that lies in one slot: `size` bytes from `offset`, after `done` others.
 
@@ -31,8 +31,9 @@ class Piece:
 
     def write(self, whole: memoryview) -> None:
         """Write its part of what goes to the `whole` range, guarded."""
+        part = whole if self.size == len(whole) else whole[self.done : self.done + self.size]
         try:
-            self.slot.mapping.write(self.offset, whole[self.done : self.done + self.size])
+            self.slot.mapping.write(self.offset, part)
         except InaccessibleMemory as error:
             raise self._located("write", error) from None
 

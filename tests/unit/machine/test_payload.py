@@ -275,3 +275,10 @@ def test_reader_refuses_what_no_payload_says(
     port, size, data = writes[-1]
     with pytest.raises(ProtocolError, match=complaint):
         reader.feed(port, size, data)
+
+
+def test_a_reader_shows_what_it_has_read() -> None:
+    reader = ReportReader()
+    reader.feed(payload.PORT_CONSOLE, 1, b"hi")
+    reader.feed(payload.PORT_REPORT, 4, b"\x2a\0\0\0\1\0\0\0")
+    assert repr(reader) == "<ReportReader console='hi' words=[0x10000002a] status=None>"
