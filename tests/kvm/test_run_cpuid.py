@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,13 @@ def test_kvm_is_given_as_many_entries_as_there_are(
     kvm: Kvm, builder: VmBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    monkeypatch.setattr(Vcpu, "set_cpuid2", lambda vcpu, cpuid: given.append(cpuid))
+    set_cpuid2 = Vcpu.set_cpuid2
+
+    def recorded(vcpu: Vcpu, cpuid: Any) -> int:
+        given.append(cpuid)
+        return set_cpuid2(vcpu, cpuid)
+
+    monkeypatch.setattr(Vcpu, "set_cpuid2", recorded)
     builder.build().close()
     supported = cpuid_entries(kvm.get_supported_cpuid())
     topology = {entry.function for entry in supported} & {0xB, 0x1F}

@@ -20,7 +20,9 @@ EXAMPLES = sorted((TOP or Path()).glob("docs/examples/*.py"))
 
 
 def test_each_thing_has_its_example() -> None:
-    assert {path.stem for path in EXAMPLES} >= {
+    """Those that print what their docstring says are run, and held to that."""
+    run = {path.stem for path in EXAMPLES if "\nPrints:\n" in path.read_text(encoding="utf-8")}
+    assert run >= {
         *("real_mode", "protected_mode", "long_mode", "irqfd", "ioeventfd", "msi"),
         *("snapshot", "dirty_ring", "two_vcpus"),
     }
