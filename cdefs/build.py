@@ -84,10 +84,10 @@ def uapi_include_dirs(tree: str | None = None) -> list[str]:
     return [str(root), *([str(multiarch)] if multiarch.is_dir() else [])]
 
 
-def declare(ffi: cffi.FFI, folder: Path = HERE) -> cffi.FFI:
+def declare(ffi: cffi.FFI, directory: Path = HERE) -> cffi.FFI:
     """Feed every declaration to `ffi`, in order."""
     for name in DECLARATIONS:
-        ffi.cdef((folder / name).read_text(), packed=name in PACKED)
+        ffi.cdef((directory / name).read_text(), packed=name in PACKED)
     return ffi
 
 
@@ -99,13 +99,13 @@ class Declared(NamedTuple):
     aliases: dict[str, tuple[str, str]]  # a name for a member without a tag: its owner, the member
 
 
-def read(folder: Path = HERE, files: Sequence[str] = KERNEL) -> Declared:
+def read(directory: Path = HERE, files: Sequence[str] = KERNEL) -> Declared:
     """Read declarations of the kernel's; in their order, so that what one needs comes before it."""
     declared = Declared({}, {}, {})
     unnamed: dict[str, str] = {}
     for file in files:
         attribute = " __attribute__((packed))" if file in PACKED else ""
-        for item in DECLARATION.finditer((folder / file).read_text()):
+        for item in DECLARATION.finditer((directory / file).read_text()):
             if item["number"]:
                 declared.numbers[item["number"]] = item["value"]
             elif item["alias"]:
@@ -221,20 +221,20 @@ def fallbacks(declared: Declared, names: set[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def make_builder(module: str = "kvmharness._kvm", folder: Path = HERE) -> cffi.FFI:
-    """The FFI that writes and compiles the extension `module` from the declarations in `folder`."""
+def make_builder(module: str = "kvmharness._kvm", directory: Path = HERE) -> cffi.FFI:
+    """The FFI that writes and compiles the extension `module` from the declarations found there."""
     try:
         include_dirs = uapi_include_dirs()
     except FileNotFoundError as error:
         sys.exit(f"kvmharness: KVMHARNESS_UAPI: {error}")
-    ffi = declare(cffi.FFI(), folder)
-    declared = read(folder)
+    ffi = declare(cffi.FFI(), directory)
+    declared = read(directory)
     names = lacking(ffi, declared, compile_command(include_dirs))
     ffi.set_source(
         module,
         INCLUDES + fallbacks(declared, names) + '#include "shim.h"\n',
-        include_dirs=[*include_dirs, str(folder)],
-        depends=[str(path) for path in sorted(folder.glob("*.h"))],
+        include_dirs=[*include_dirs, str(directory)],
+        depends=[str(path) for path in sorted(directory.glob("*.h"))],
         # Hundreds of functions that report a constant: optimising them gains nothing.
         extra_compile_args=["-O1", "-g0", "-Wall", "-Werror=implicit-function-declaration"],
         py_limited_api=True,
@@ -242,11 +242,11 @@ def make_builder(module: str = "kvmharness._kvm", folder: Path = HERE) -> cffi.F
     return ffi
 
 
-def compile_into(target: Path, module: str = "kvmharness._kvm", folder: Path = HERE) -> Path:
+def compile_into(target: Path, module: str = "kvmharness._kvm", directory: Path = HERE) -> Path:
     """Compile the extension and put it, named for the stable ABI, into the directory `target`."""
     name = module.rpartition(".")[2]
     with tempfile.TemporaryDirectory(prefix="kvmharness-build-") as scratch:
-        built = make_builder(module, folder).compile(tmpdir=scratch)
+        built = make_builder(module, directory).compile(tmpdir=scratch)
         # Renamed over the old one: a process that has it mapped keeps its own copy.
         incoming = target / f".{name}.{os.getpid()}.so"
         try:

@@ -53,7 +53,7 @@ class Browser:
         program = find()
         if program is None:
             raise RuntimeError("chromium is not installed (Debian: apt-get install chromium)")
-        self._folder = tempfile.TemporaryDirectory(prefix="kvmharness-chromium-")
+        self._directory = tempfile.TemporaryDirectory(prefix="kvmharness-chromium-")
         commands, self._commands = _pipe()
         self._answers, answers = _pipe()
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -62,7 +62,7 @@ class Browser:
             [
                 *("bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", program),
                 *(*_FLAGS, *sandbox, "--remote-debugging-pipe"),
-                f"--user-data-dir={self._folder.name}",
+                f"--user-data-dir={self._directory.name}",
             ],
             pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
@@ -160,7 +160,7 @@ class Browser:
         return parsed
 
     def close(self) -> None:
-        """End the browser and remove its folder."""
+        """End the browser and remove its directory."""
         # A browser whose pipe is closed ends by itself.
         os.close(self._commands)
         try:
@@ -169,7 +169,7 @@ class Browser:
             self._process.kill()
             self._process.wait()
         os.close(self._answers)
-        self._folder.cleanup()
+        self._directory.cleanup()
 
     def __enter__(self) -> Self:
         return self

@@ -15,12 +15,12 @@ def checkout_dir() -> Path | None:
 
 
 def suite_dir() -> Path:
-    """Return the folder with the suite's test files."""
+    """Return the directory with the suite's test files."""
     top = checkout_dir()
     return top / "tests" if top else _PACKAGE / "_suite"
 
 
 def images_dir() -> Path:
-    """Return the folder with the guest payloads and the emulated host's files."""
+    """Return the directory with the guest payloads and the emulated host's files."""
     top = checkout_dir()
     return top / "vm_images" if top else _PACKAGE / "_images"

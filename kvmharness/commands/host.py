@@ -90,7 +90,7 @@ def list_(as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for kernel in kernels.cached():
-        directory = kernels.folder_of(kernel.release)
+        directory = kernels.directory_of(kernel.release)
         built = sorted((directory / "built").glob("*.ko"), key=lambda p: p.stat().st_mtime)
         rows.append(
             {

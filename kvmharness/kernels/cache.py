@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The cache folder: what was fetched or built once, published whole or not at all.
+"""The cache directory: what was fetched or built once, published whole or not at all.
 
-It is ``$KVMHARNESS_CACHE``, or ``kvmharness`` in the user's XDG cache folder. Several processes may
-use it at once: whoever makes something holds its lock, and a half-made thing lives in ``staging/``,
-which the next user sweeps if its maker was killed.
+It is ``$KVMHARNESS_CACHE``, or ``kvmharness`` in the user's XDG cache directory. Several processes
+may use it at once: whoever makes something holds its lock, and a half-made thing lives in
+``staging/``, which the next user sweeps if its maker was killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CacheBusy(HarnessError):
 
 
 def cache_dir() -> Path:
-    """Return the cache folder, made if missing."""
+    """Return the cache directory, made if missing."""
     chosen = os.environ.get("KVMHARNESS_CACHE")
     if chosen:
         path = Path(chosen)
@@ -41,8 +41,8 @@ def cache_dir() -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HarnessError(
-            f"the cache folder {path} can't be made ({error.strerror}); "
-            "set KVMHARNESS_CACHE to a folder that can be written"
+            f"the cache directory {path} can't be made ({error.strerror}); "
+            "set KVMHARNESS_CACHE to a directory that can be written"
         ) from error
     return path
 
@@ -58,9 +58,9 @@ def locked(name: str, deadline: float = LOCK_DEADLINE) -> Iterator[None]:
 
     The lock is the kernel's (flock): it goes with the process that holds it, even on kill -9.
     """
-    folder = cache_dir() / "locks"
-    folder.mkdir(exist_ok=True)
-    with open(folder / entry_name(name), "w") as file:
+    directory = cache_dir() / "locks"
+    directory.mkdir(exist_ok=True)
+    with open(directory / entry_name(name), "w") as file:
         give_up = time.monotonic() + deadline
         while True:
             try:
@@ -78,25 +78,25 @@ def locked(name: str, deadline: float = LOCK_DEADLINE) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staging(label: str) -> Iterator[Path]:
-    """Give an empty folder on the cache's file system, removed on leaving the block.
+    """Give an empty directory on the cache's file system, removed on leaving the block.
 
-    Folders of makers that were killed are removed here too: their lock is free.
+    Directories of makers that were killed are removed here too: their lock is free.
     """
     root = cache_dir() / "staging"
     root.mkdir(exist_ok=True)
     sweep(root)
-    folder = Path(tempfile.mkdtemp(prefix=entry_name(label) + ".", dir=root))
-    with open(root / f"{folder.name}.lock", "w") as lock:
+    directory = Path(tempfile.mkdtemp(prefix=entry_name(label) + ".", dir=root))
+    with open(root / f"{directory.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            yield folder
+            yield directory
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             Path(lock.name).unlink(missing_ok=True)
 
 
 def sweep(root: Path) -> None:
-    """Remove the staging folders below `root` whose maker no longer runs."""
+    """Remove the staging directories below `root` whose maker no longer runs."""
     for lock_file in root.glob("*.lock"):
         try:
             with open(lock_file) as lock:
@@ -108,7 +108,7 @@ def sweep(root: Path) -> None:
 
 
 def publish(made: Path, final: Path) -> None:
-    """Move `made` (file or folder, staged) to `final` in one step; what was there is replaced."""
+    """Move `made` (staged, a file or directory) to `final` in one step, whatever was there."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.is_dir():
         stale = Path(tempfile.mkdtemp(dir=made.parent, prefix="stale."))
@@ -117,7 +117,7 @@ def publish(made: Path, final: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes that a file, or all files below a folder, take."""
+    """Return the bytes that a file, or all files below a directory, take."""
     if path.is_file():
         return path.stat().st_size
     return sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())

@@ -3,7 +3,7 @@
 
 ``6.12`` and the like name a series, resolved to the newest point release the archive has (point
 releases come and go); ``newest`` names the newest of all; a full release is itself; anything with a
-slash in it, or that is a folder, is a kernel build tree. Never the cloud flavour: it is built
+slash in it, or that is a directory, is a kernel build tree. Never the cloud flavour: it is built
 without SEV.
 """
 
@@ -65,7 +65,7 @@ class Kernel:
 
     release: str
     image: Path  # vmlinux where it could be unpacked, else bzImage
-    modules: Path  # folder of name.ko
+    modules: Path  # directory of name.ko
     origin: str  # where it is from, for people
     headers: tuple[Path, ...] = ()  # packages to build modules against
     tree: Path | None = None  # the build tree to build modules against
@@ -163,7 +163,7 @@ def validate(wanted: str) -> None:
     if is_tree(wanted):
         tree = Path(wanted).expanduser()
         if not tree.is_dir():
-            raise UsageError(f"kernel {wanted}: no such folder")
+            raise UsageError(f"kernel {wanted}: no such directory")
     elif wanted != "newest" and not re.match(r"\d+\.\d+", wanted):
         raise UsageError(
             f"kernel {wanted!r}: give a series (6.12), newest, or the path of a kernel build tree"
@@ -197,27 +197,27 @@ def get(wanted: str, *, update: bool = False) -> Kernel:
 def cached() -> list[Kernel]:
     """Return the kernels from the archive that are in the cache."""
     root = cache.cache_dir() / "kernels"
-    found = [_load(folder.name) for folder in sorted(root.glob("*"))]
+    found = [_load(directory.name) for directory in sorted(root.glob("*"))]
     return [kernel for kernel in found if kernel is not None]
 
 
-def folder_of(release: str) -> Path:
-    """Return the cache's folder for a kernel of the archive."""
+def directory_of(release: str) -> Path:
+    """Return the cache's directory for a kernel of the archive."""
     return cache.cache_dir() / "kernels" / release
 
 
 def _load(release: str) -> Kernel | None:
-    folder = folder_of(release)
-    facts = folder / "facts.json"
+    directory = directory_of(release)
+    facts = directory / "facts.json"
     if not facts.exists():
         return None
     known = json.loads(facts.read_text())
     return Kernel(
         release=release,
-        image=folder / known["image"],
-        modules=folder / "modules",
+        image=directory / known["image"],
+        modules=directory / "modules",
         origin=known["origin"],
-        headers=tuple(sorted((folder / "headers").glob("*.deb"))),
+        headers=tuple(sorted((directory / "headers").glob("*.deb"))),
     )
 
 
@@ -248,9 +248,9 @@ def _listing(scope: str) -> list[Candidate]:
     for suite in tools if scope == "tools" else [None]:
         held += packages.available(_PACKAGE.pattern, suite)
     candidates = parse_candidates(held)
-    with cache.staging("index") as folder:
-        (folder / "k").write_text(json.dumps([dataclasses.asdict(c) for c in candidates]))
-        cache.publish(folder / "k", stored)
+    with cache.staging("index") as directory:
+        (directory / "k").write_text(json.dumps([dataclasses.asdict(c) for c in candidates]))
+        cache.publish(directory / "k", stored)
     return candidates
 
 
@@ -259,13 +259,13 @@ def _fetch(candidate: Candidate) -> Kernel:
     headers: list[Path] = []
     if candidate.headers:
         headers = packages.fetch(candidate.header_packages, suite=candidate.suite)
-    with cache.staging("kernel") as folder:
-        made = folder / "kernel"
+    with cache.staging("kernel") as directory:
+        made = directory / "kernel"
         (made / "modules").mkdir(parents=True)
         (made / "headers").mkdir()
         with progress.step(f"unpacking kernel {candidate.release}"):
-            _unpack(debs, folder / "files", made / "modules")
-            images = list((folder / "files").rglob("vmlinuz*"))
+            _unpack(debs, directory / "files", made / "modules")
+            images = list((directory / "files").rglob("vmlinuz*"))
             if not images:
                 raise packages.PackageUnavailable(f"no kernel image in {debs[0].name}")
             image = _unpack_image(images[0].read_bytes(), made)
@@ -279,7 +279,7 @@ def _fetch(candidate: Candidate) -> Kernel:
             "version": candidate.version,
         }
         (made / "facts.json").write_text(json.dumps(facts, indent=1))
-        cache.publish(made, folder_of(candidate.release))
+        cache.publish(made, directory_of(candidate.release))
     packages.forget([*debs, *headers])
     kernel = _load(candidate.release)
     assert kernel is not None
@@ -365,9 +365,9 @@ def _has_pvh_note(vmlinux: bytes) -> bool:
     return any(struct.pack("<III", 4, size, 18) + b"Xen\0" in vmlinux for size in (4, 8))
 
 
-def _unpack_image(image: bytes, folder: Path) -> Path:
+def _unpack_image(image: bytes, directory: Path) -> Path:
     vmlinux = unpack_vmlinux(image)
-    path = folder / ("vmlinux" if vmlinux else "bzImage")
+    path = directory / ("vmlinux" if vmlinux else "bzImage")
     path.write_bytes(vmlinux or image)
     return path
 
@@ -396,15 +396,15 @@ def _from_tree(tree: Path) -> Kernel:
             modules[name] = elf.unsigned(found[name].read_bytes())
             digest.update(modules[name])
             wanted += [n.replace("_", "-") for n in elf.Module(modules[name]).depends()]
-    folder = cache.cache_dir() / "trees" / digest.hexdigest()[:16]
-    with cache.locked(f"tree-{folder.name}"):
-        if not folder.exists():
+    directory = cache.cache_dir() / "trees" / digest.hexdigest()[:16]
+    with cache.locked(f"tree-{directory.name}"):
+        if not directory.exists():
             with cache.staging("tree") as stage:
                 made = stage / "tree"
                 (made / "modules").mkdir(parents=True)
                 _unpack_image(data, made)
                 for name, content in modules.items():
                     (made / "modules" / f"{name}.ko").write_bytes(content)
-                cache.publish(made, folder)
-    images = [p for p in (folder / "vmlinux", folder / "bzImage") if p.exists()]
-    return Kernel(release, images[0], folder / "modules", f"build tree {tree}", tree=tree)
+                cache.publish(made, directory)
+    images = [p for p in (directory / "vmlinux", directory / "bzImage") if p.exists()]
+    return Kernel(release, images[0], directory / "modules", f"build tree {tree}", tree=tree)

@@ -2,8 +2,9 @@
 """Build kernel modules of ours for a kernel, in a build root that is fetched, not installed.
 
 Debian's kernels are built by a newer gcc, and their build programs by a newer C library, than the
-machine may have. The build root is a folder with that gcc, make and a shell (about 200 MB), entered
-by chroot: as root in a mount namespace, otherwise in a user namespace where the machine allows it.
+machine may have. The build root is a directory with that gcc, make and a shell (about 200 MB),
+entered by chroot: as root in a mount namespace, otherwise in a user namespace where the machine
+allows it.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ class BuildFailed(HarnessError):
 
 @dataclass(frozen=True)
 class ModuleSource:
-    """A module's source folder: its Makefile builds ``<name>.ko``."""
+    """A module's source directory: its Makefile builds ``<name>.ko``."""
 
     name: str
-    folder: Path
+    directory: Path
 
     def digest(self) -> str:
         """Return a hash of the sources, 16 hexadecimal digits."""
         total = hashlib.sha256()
-        for path in sorted(self.folder.iterdir()):
+        for path in sorted(self.directory.iterdir()):
             if path.suffix in (".c", ".h") or path.name == "Makefile":
                 total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         return total.hexdigest()[:16]
@@ -90,10 +91,10 @@ def build(source: ModuleSource, kernel: kernels.Kernel) -> Path:
     Raises BuildFailed, or MissingCapability where this machine can't build.
     """
     if kernel.tree is not None:
-        folder = kernel.modules.parent / "built"
+        directory = kernel.modules.parent / "built"
     else:
-        folder = kernels.folder_of(kernel.release) / "built"
-    final = folder / f"{source.name}-{source.digest()}.ko"
+        directory = kernels.directory_of(kernel.release) / "built"
+    final = directory / f"{source.name}-{source.digest()}.ko"
     if final.exists():
         return final
     with cache.locked(f"build-{kernel.release}-{source.name}"):
@@ -114,21 +115,21 @@ def _build(source: ModuleSource, kernel: kernels.Kernel, final: Path) -> None:
         cache.publish(made, final)
 
 
-def _copy_source(source: ModuleSource, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for path in source.folder.iterdir():
+def _copy_source(source: ModuleSource, directory: Path) -> None:
+    directory.mkdir(parents=True)
+    for path in source.directory.iterdir():
         if path.suffix in (".c", ".h") or path.name == "Makefile":
-            shutil.copy(path, folder / path.name)
+            shutil.copy(path, directory / path.name)
 
 
 def _build_in_tree(source: ModuleSource, tree: Path, stage: Path) -> Path:
     """Build against a user's kernel tree with the user's own make and compiler."""
     if shutil.which("make") is None:
         raise MissingCapability("building the stand-in module", "make is not installed")
-    folder = stage / "src"
-    _copy_source(source, folder)
-    _make(["make", "-s", "-C", str(tree), f"M={folder}", "modules"], f"{source.name}.ko")
-    return folder / f"{source.name}.ko"
+    directory = stage / "src"
+    _copy_source(source, directory)
+    _make(["make", "-s", "-C", str(tree), f"M={directory}", "modules"], f"{source.name}.ko")
+    return directory / f"{source.name}.ko"
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,13 @@ class BuildRoot:
 
     @property
     def common(self) -> Path:
-        """The folder of the headers that all flavours of the kernel have in common."""
+        """The directory of the headers that all flavours of the kernel have in common."""
         release = self.kernel.release.removesuffix("-amd64")
         return self.path / f"usr/src/linux-headers-{release}-common"
 
-    def make(self, folder: str, module: str, *arguments: str) -> None:
-        """Build the modules of `folder` (a path inside the root). BuildFailed names `module`."""
-        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={folder}", f"CC={_GCC}"]
+    def make(self, directory: str, module: str, *arguments: str) -> None:
+        """Build the modules of `directory` (a path inside the root). BuildFailed names `module`."""
+        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={directory}", f"CC={_GCC}"]
         make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
         make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, "modules"]
         _make([*_namespaces(), "sh", "-c", _ENTER, "sh", str(self.path), *make], module)
@@ -220,8 +221,8 @@ def _finish(root: Path) -> None:
             (programs / tool).symlink_to(f"x86_64-linux-gnu-{tool}")
     if not (programs / "awk").exists():
         (programs / "awk").symlink_to("mawk")
-    for folder in ("proc", "dev", "tmp"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    for directory in ("proc", "dev", "tmp"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
     (root / "dev/null").touch()
 
 

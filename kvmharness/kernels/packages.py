@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Debian packages by name, from the mirror that apt is configured with, without installing them.
 
-Each suite has an apt state of its own below the cache folder (sources.list, lists, package cache).
-Of the system's, only the mirror, the proxies and the keyring are read and nothing is written, so
-any user can fetch a package of any suite, on a machine that has never heard of that suite. apt
-verifies every index and package against the Debian archive's keys, as it does for the system.
+Each suite has an apt state of its own below the cache directory (sources.list, lists, package
+cache). Of the system's, only the mirror, the proxies and the keyring are read and nothing is
+written, so any user can fetch a package of any suite, on a machine that has never heard of that
+suite. apt verifies every index and package against the Debian archive's keys, as it does for the
+system.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Dir::State::lists "{root}/lists";
 // Nothing counts as installed: what is fetched does not depend on the machine.
 Dir::State::status "{root}/status";
 Dir::Cache "{root}/cache";
-// The cache folder is the caller's own, where the user _apt may not write.
+// The cache directory is the caller's own, where the user _apt may not write.
 APT::Sandbox::User "";
 // Without it, a list that could not be fetched is only a warning.
 APT::Update::Error-Mode "any";
@@ -240,7 +241,7 @@ def _extract_stream(stream: IO[bytes], dest: Path, keep: Callable[[str], bool] |
             if not path or (keep is not None and not keep(path)):
                 continue
             if member.isdir() and (dest / path).is_dir():
-                continue  # it may be a link to a folder there: /lib -> usr/lib
+                continue  # it may be a link to a directory there: /lib -> usr/lib
             if member.isdev():
                 continue
             member.uid, member.gid = os.getuid(), os.getgid()
@@ -303,8 +304,8 @@ class _SuiteState:
         stamp = self.root / "fetched"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_AGE:
             return
-        for folder in ("lists/partial", "cache/archives/partial", "empty"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for directory in ("lists/partial", "cache/archives/partial", "empty"):
+            (self.root / directory).mkdir(parents=True, exist_ok=True)
         (self.root / "status").touch()
         self.config.write_text(_APT_CONF.format(root=self.root))
         self._write_sources(_KEYRING)
@@ -349,14 +350,17 @@ class _SuiteState:
         if final.exists():
             return final
         text = f"fetching {package.name} {package.version} ({package.size / 1e6:.1f} MB)"
-        with cache.locked(f"deb-{final.name}"), cache.staging("deb") as folder:
+        with cache.locked(f"deb-{final.name}"), cache.staging("deb") as directory:
             if final.exists():
                 return final
             with progress.step(text) as report:
                 self._download(
-                    ["download", f"{package.name}={package.version}"], folder, package.size, report
+                    ["download", f"{package.name}={package.version}"],
+                    directory,
+                    package.size,
+                    report,
                 )
-            made = list(folder.glob("*.deb"))
+            made = list(directory.glob("*.deb"))
             if len(made) != 1:
                 raise PackageUnavailable(f"apt fetched no file for {package.name}")
             cache.publish(made[0], final)
@@ -369,39 +373,39 @@ class _SuiteState:
             plan = parse_uris(self._apt("apt-get", *request, "--print-uris", *names))
             missing = [f for f in plan if not (_archives() / f).exists()]
             if missing:
-                with cache.staging("debs") as folder:
-                    (folder / "partial").mkdir()
+                with cache.staging("debs") as directory:
+                    (directory / "partial").mkdir()
                     text = f"fetching {names[0]} and what it needs ({len(missing)} packages, "
                     size = sum(plan[f] for f in missing)
                     with progress.step(f"{text}{size / 1e6:.0f} MB)") as report:
                         for file in plan.keys() - set(missing):
-                            os.link(_archives() / file, folder / file)
+                            os.link(_archives() / file, directory / file)
                         self._download(
                             [
                                 *request,
                                 "--download-only",
-                                f"-oDir::Cache::archives={folder}",
+                                f"-oDir::Cache::archives={directory}",
                                 *names,
                             ],
-                            folder,
+                            directory,
                             sum(plan.values()),
                             report,
                         )
                     for file in missing:
-                        cache.publish(folder / file, _archives() / file)
+                        cache.publish(directory / file, _archives() / file)
         return [_archives() / file for file in plan]
 
     def _download(
-        self, arguments: list[str], folder: Path, size: int, report: progress.Report
+        self, arguments: list[str], directory: Path, size: int, report: progress.Report
     ) -> None:
-        """Run apt-get in `folder`, reporting the bytes that have arrived there."""
+        """Run apt-get in `directory`, reporting the bytes that have arrived there."""
         argv = ["apt-get", "-qq", f"-c={self.config}", *arguments]
-        error_log = folder / "apt.stderr"
+        error_log = directory / "apt.stderr"
         with (
             open(error_log, "w") as errors,
             process.child(
                 argv,
-                cwd=folder,
+                cwd=directory,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -418,7 +422,7 @@ class _SuiteState:
                         raise PackageUnavailable(
                             f"fetching from {self.suite} did not finish in {_APT_DEADLINE:.0f} s"
                         ) from None
-                    report(_bytes_below(folder) / max(size, 1))
+                    report(_bytes_below(directory) / max(size, 1))
         if status != 0:
             raise PackageUnavailable(_reason(error_log.read_text(errors="replace"), self.suite))
 
@@ -460,12 +464,12 @@ def _newer_keyring(suite: str, failure: PackageUnavailable) -> Path:
     if suite == own:
         raise failure
     deb = _fetch_one("debian-archive-keyring", own)
-    folder = cache.cache_dir() / "keyrings" / deb.stem
-    if not folder.exists():
+    directory = cache.cache_dir() / "keyrings" / deb.stem
+    if not directory.exists():
         with cache.staging("keyring") as made:
             extract(deb, made / "k")
-            cache.publish(made / "k", folder)
-    return folder / "usr/share/keyrings/debian-archive-keyring.gpg"
+            cache.publish(made / "k", directory)
+    return directory / "usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def _reason(stderr: str, suite: str) -> str:
@@ -479,9 +483,9 @@ def _reason(stderr: str, suite: str) -> str:
     return re.sub(r"\s+", " ", text)[:400] or f"apt failed for {suite}"
 
 
-def _bytes_below(folder: Path) -> int:
+def _bytes_below(directory: Path) -> int:
     total = 0
-    for file in _files(folder):
+    for file in _files(directory):
         try:
             total += file.stat().st_size
         except FileNotFoundError:
@@ -489,8 +493,8 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return [p for p in folder.rglob("*.deb*") if not p.is_symlink()]
+def _files(directory: Path) -> Iterable[Path]:
+    return [p for p in directory.rglob("*.deb*") if not p.is_symlink()]
 
 
 def _environment() -> dict[str, str]:

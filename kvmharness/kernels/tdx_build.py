@@ -34,14 +34,14 @@ def build_kvm_intel(standin: ModuleSource, kernel: kernels.Kernel) -> Path:
     `kernel` is a packaged one, with its headers. Raises MissingCapability where its source can't be
     had, BuildFailed.
     """
-    folder = kernels.folder_of(kernel.release)
+    directory = kernels.directory_of(kernel.release)
     symbols = _exported(standin)
     key = hashlib.sha256((_RECIPE + symbols + _fixup(standin)).encode()).hexdigest()[:16]
-    final = folder / "built" / f"kvm-intel-tdx-{key}.ko"
+    final = directory / "built" / f"kvm-intel-tdx-{key}.ko"
     if not final.exists():
         with cache.locked(f"build-{kernel.release}-kvm-intel"):
             if not final.exists():
-                source = _source(kernel, folder / "kvm-source")
+                source = _source(kernel, directory / "kvm-source")
                 _build(kernel, source, symbols, _fixup(standin), final)
     return final
 
@@ -75,7 +75,7 @@ def _build(kernel: kernels.Kernel, source: Path, symbols: str, fixup: str, final
 
 
 def _fixup(standin: ModuleSource) -> str:
-    return (standin.folder / _FIXUP).read_text()
+    return (standin.directory / _FIXUP).read_text()
 
 
 def _exported(standin: ModuleSource) -> str:
@@ -83,16 +83,16 @@ def _exported(standin: ModuleSource) -> str:
 
     Written here and not taken from its build, so that a changed stand-in does not rebuild KVM.
     """
-    text = "".join(path.read_text() for path in sorted(standin.folder.glob("*.c")))
+    text = "".join(path.read_text() for path in sorted(standin.directory.glob("*.c")))
     names = re.findall(r"^EXPORT_SYMBOL_GPL\((\w+)\);", text, re.MULTILINE)
     return "".join(f"0x00000000\t{name}\t{standin.name}\tEXPORT_SYMBOL_GPL\t\n" for name in names)
 
 
 def _source(kernel: kernels.Kernel, final: Path) -> Path:
-    """Return a folder with the kernel's arch/x86/kvm, out of its source package."""
+    """Return a directory with the kernel's arch/x86/kvm, out of its source package."""
     if final.exists():
         return final
-    facts = json.loads((kernels.folder_of(kernel.release) / "facts.json").read_text())
+    facts = json.loads((kernels.directory_of(kernel.release) / "facts.json").read_text())
     series = kernels.series_of(kernel.release)
     wanted = f"linux-source-{series}={facts['version']}"
     try:
@@ -106,28 +106,28 @@ def _source(kernel: kernels.Kernel, final: Path) -> Path:
         with progress.step(f"unpacking KVM's source out of {debs[0].name}"):
             packages.extract(debs[0], stage, lambda path: path.endswith(".tar.xz"))
             (archive,) = stage.rglob("*.tar.xz")
-            _unpack_folder(archive, _KVM, stage / "kvm")
+            _unpack_directory(archive, _KVM, stage / "kvm")
         cache.publish(stage / "kvm", final)
     packages.forget(debs)
     return final
 
 
-def _unpack_folder(archive: Path, folder: str, dest: Path) -> None:
-    """Unpack one folder of a source archive, and stop reading at its end."""
+def _unpack_directory(archive: Path, directory: str, dest: Path) -> None:
+    """Unpack one directory of a source archive, and stop reading at its end."""
     found = False
     with tarfile.open(archive, "r|xz") as stream:
         for member in stream:
             # linux-source-7.3/arch/x86/kvm/vmx/tdx.c
             path = member.name.removeprefix("./").partition("/")[2]
-            if not path.startswith(folder + "/"):
+            if not path.startswith(directory + "/"):
                 if found:
                     return
                 continue
             found = True
             content = stream.extractfile(member) if member.isfile() else None
             if content is not None:
-                target = dest / Path(path).relative_to(folder)
+                target = dest / Path(path).relative_to(directory)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content.read())
     if not found:
-        raise BuildFailed(f"{archive.name} has no {folder}")
+        raise BuildFailed(f"{archive.name} has no {directory}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Folders of programs with all their libraries, unpacked from Debian packages and run in place.
+"""Directories of programs with all their libraries, unpacked from Debian packages and run in place.
 
-A program newer than the machine's C library runs from such a folder with the folder's own dynamic
-loader, without a chroot and without being root.
+A program newer than the machine's C library runs from such a directory with the directory's own
+dynamic loader, without a chroot and without being root.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOP_LINKS = ("bin", "sbin", "lib", "lib64")
 
 @dataclass(frozen=True)
 class ToolRoot:
-    """An unpacked folder below the cache: `path` looks like a system's root."""
+    """An unpacked directory below the cache: `path` looks like a system's root."""
 
     path: Path
     versions: dict[str, str]  # package name to version
@@ -50,10 +50,10 @@ def tool_root(
     finish: Callable[[Path], None] | None = None,
     recipe: str = "",
 ) -> ToolRoot:
-    """Return the folder called `name` with `wanted` and all they need, made if it is not cached.
+    """Return the directory called `name` with `wanted` and all they need, made if it is not cached.
 
-    `keep` chooses files by path, `finish` completes the unpacked folder; `recipe` names their
-    version, so that a changed one makes a new folder. Raises PackageUnavailable.
+    `keep` chooses files by path, `finish` completes the unpacked directory; `recipe` names their
+    version, so that a changed one makes a new directory. Raises PackageUnavailable.
     """
     key = hashlib.sha256(json.dumps([list(wanted), suite, recipe]).encode()).hexdigest()[:12]
     final = cache.cache_dir() / "roots" / f"{name}-{key}"
@@ -74,8 +74,8 @@ def _make(
     finish: Callable[[Path], None] | None,
 ) -> None:
     debs = packages.fetch(wanted, suite=suite, dependencies=True)
-    with cache.staging("root") as folder:
-        root = folder / "root"
+    with cache.staging("root") as directory:
+        root = directory / "root"
         with progress.step(f"unpacking {wanted[0]} and what it needs") as report:
             for done, deb in enumerate(debs):
                 packages.extract(deb, root, keep)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Cells kept in the cache folder: what a kernel did, for the code that watched it do so.
+"""Cells kept in the cache directory: what a kernel did, for the code that watched it do so.
 
 Emulated hosts alone: the same kernel, stand-in and code give the same there. A machine of one's own
 changes behind our back.
@@ -44,8 +44,8 @@ class Stored:
     """The cells of one kernel and VM type. `identity` is all that they depend on but the code."""
 
     def __init__(self, identity: str) -> None:
-        self._folder = cache.cache_dir() / "matrix"
-        self._path = self._folder / cache.entry_name(f"{identity}-{code_version()}.json")
+        self._directory = cache.cache_dir() / "matrix"
+        self._path = self._directory / cache.entry_name(f"{identity}-{code_version()}.json")
 
     def read(self) -> dict[str, Cell]:
         """Return what is there; a damaged file is nothing."""
@@ -67,14 +67,14 @@ class Stored:
         }
         if not kept:
             return
-        with cache.locked(self._path.name), cache.staging("matrix") as folder:
+        with cache.locked(self._path.name), cache.staging("matrix") as directory:
             values = {name: cell.as_json() for name, cell in (self.read() | kept).items()}
-            (folder / "cells").write_text(json.dumps(values), encoding="utf-8")
-            cache.publish(folder / "cells", self._path)
+            (directory / "cells").write_text(json.dumps(values), encoding="utf-8")
+            cache.publish(directory / "cells", self._path)
         self._sweep()
 
     def _sweep(self) -> None:
-        for path in self._folder.glob("*.json"):
+        for path in self._directory.glob("*.json"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _KEPT:
                     path.unlink()

@@ -147,11 +147,11 @@ def _numa_nodes() -> list[int]:
 def _hugepages() -> dict[str, dict[str, int]]:
     """Return, by page size in bytes, how many huge pages are reserved and how many of them free."""
     sizes = {}
-    for folder in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
-        size = int(folder.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+    for directory in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
+        size = int(directory.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
         sizes[str(size)] = {
-            "total": int(_read(folder / "nr_hugepages") or 0),
-            "free": int(_read(folder / "free_hugepages") or 0),
+            "total": int(_read(directory / "nr_hugepages") or 0),
+            "free": int(_read(directory / "free_hugepages") or 0),
         }
     return sizes
 
@@ -184,10 +184,10 @@ def _vendor_in_use(vendors: list[str]) -> str | None:
 
 
 def _parameters(module: str) -> dict[str, str | None]:
-    folder = Path("/sys/module", module, "parameters")
-    if not folder.is_dir():
+    directory = Path("/sys/module", module, "parameters")
+    if not directory.is_dir():
         return {}
-    return {path.name: _read(path) for path in sorted(folder.iterdir())}
+    return {path.name: _read(path) for path in sorted(directory.iterdir())}
 
 
 # ------------------------------------------------------------------ /dev/kvm

@@ -44,21 +44,21 @@ class ReportFile(Closing):
         with contextlib.suppress(FileNotFoundError):
             mode = self._target.stat().st_mode
             if stat.S_ISDIR(mode):
-                raise IsADirectoryError(0, "it is a folder")
+                raise IsADirectoryError(0, "it is a directory")
             if not os.access(self._target, os.W_OK):
                 raise PermissionError(0, "permission denied")
             if not stat.S_ISREG(mode):
                 return  # a device or pipe: nothing to keep, nothing to replace
-        folder = self._target.parent
+        directory = self._target.parent
         try:
             # A file without a name goes with this process, however that ends.
-            self._staged = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            self._staged = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             raise
         except OSError:
             # Not every file system has O_TMPFILE.
             prefix = f".{self._target.name}."
-            self._staged, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+            self._staged, name = tempfile.mkstemp(prefix=prefix, dir=directory)
             self._staged_name = Path(name)
 
     def write(self, text: str) -> None:
@@ -78,7 +78,7 @@ class ReportFile(Closing):
         if self._staged_name is None:
             # linkat() does not replace; a name beside it does, by rename.
             with _free_name(self._target) as name:
-                # Python follows the link to the file only when a folder's fd is given, which an
+                # Python follows the link to the file only when a directory's fd is given, which an
                 # absolute path makes no use of.
                 source = f"/proc/self/fd/{self._staged}"
                 os.link(source, name, src_dir_fd=self._staged, follow_symlinks=True)

@@ -17,10 +17,10 @@ def make_suite(tmp_path: Path) -> MakeSuite:
     """Give a function that makes a suite of one file, kvm/test_it.py, with this source."""
 
     def make(source: str) -> Path:
-        folder = tmp_path / "suite" / "kvm"
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = tmp_path / "suite" / "kvm"
+        directory.mkdir(parents=True, exist_ok=True)
         text = "import os, signal, time, pytest\n" + dedent(source)
-        (folder / "test_it.py").write_text(text)
-        return folder.parent
+        (directory / "test_it.py").write_text(text)
+        return directory.parent
 
     return make

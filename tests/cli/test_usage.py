@@ -29,7 +29,7 @@ from .command import kvmharness
         (["run", "--timeout", "soon"], "not a valid float"),
         (["run", "--timeout", "0"], "not in the range"),
         (["run", "--ktap", "/absent/file"], "can't write /absent/file: No such file"),
-        (["run", "--json", "/"], "can't write /: it is a folder"),
+        (["run", "--json", "/"], "can't write /: it is a directory"),
         (["run", "--ktap", "same", "--json", "./same"], "same file"),
         (["run", "--ktap", "-", "--json", "-"], "same file"),
         (["run", "--trace", "/absent/trace"], "can't write the trace to /absent/trace"),

@@ -30,18 +30,18 @@ pytestmark = pytest.mark.skipif(
 class Pretended:
     """A debootstrap, first in PATH, that does what `script` says; $3 is the directory to fill."""
 
-    def __init__(self, folder: Path, script: str) -> None:
-        self.work = folder / "work"
+    def __init__(self, directory: Path, script: str) -> None:
+        self.work = directory / "work"
         for name in ("work", "bin", "scripts"):
-            (folder / name).mkdir()
-        (folder / "scripts" / "trixie").touch()
-        program = folder / "bin" / "debootstrap"
+            (directory / name).mkdir()
+        (directory / "scripts" / "trixie").touch()
+        program = directory / "bin" / "debootstrap"
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         self.environment = {
             **os.environ,
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "DEBOOTSTRAP_DIR": str(folder),
+            "PATH": f"{directory / 'bin'}:{os.environ['PATH']}",
+            "DEBOOTSTRAP_DIR": str(directory),
             "TMPDIR": str(self.work),
             "KVMHARNESS_DEBIAN_MIRROR": "http://mirror.invalid/debian",
         }

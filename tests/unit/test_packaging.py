@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The packages that pyproject.toml lists by hand are the folders there are."""
+"""The packages that pyproject.toml lists by hand are the directories there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvmharness import resources
 TOP = resources.checkout_dir()
 pytestmark = pytest.mark.skipif(TOP is None, reason="not in a checkout")
 
-#: Folders of tests/ that test the project itself and are of no use to who installs it.
+#: Directories of tests/ that test the project itself and are of no use to who installs it.
 OWN_TESTS = {"unit", "cli", "hosts"}
 
 
@@ -23,8 +23,8 @@ def listed() -> set[str]:
     return set(setup["tool"]["setuptools"]["packages"])
 
 
-def folders(top: Path) -> set[str]:
-    """Names of the folders directly below `top` that hold Python files git would take."""
+def directories(top: Path) -> set[str]:
+    """Names of the directories directly below `top` that hold Python files git would take."""
     return {
         path.name
         for path in top.iterdir()
@@ -34,13 +34,13 @@ def folders(top: Path) -> set[str]:
 
 def test_every_package_of_the_tree_is_shipped() -> None:
     assert TOP is not None
-    here = {f"kvmharness.{name}" for name in folders(TOP / "kvmharness")} | {"kvmharness"}
+    here = {f"kvmharness.{name}" for name in directories(TOP / "kvmharness")} | {"kvmharness"}
     shipped = {name for name in listed() if not name.startswith(("kvmharness._",))}
     assert shipped == here
 
 
 def test_every_suite_of_the_tree_is_shipped() -> None:
     assert TOP is not None
-    here = {f"kvmharness._suite.{name}" for name in folders(TOP / "tests") - OWN_TESTS}
+    here = {f"kvmharness._suite.{name}" for name in directories(TOP / "tests") - OWN_TESTS}
     shipped = {name for name in listed() if name.startswith("kvmharness._suite.")}
     assert shipped == here

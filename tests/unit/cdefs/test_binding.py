@@ -76,24 +76,24 @@ def check_uapi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def build_and_touch(
-    target: Path, folder: Path = CDEFS, headers: str = ""
+    target: Path, directory: Path = CDEFS, headers: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Build the binding elsewhere from `folder` and touch all of it in its own interpreter."""
+    """Build the binding elsewhere from `directory` and touch all of it in its own interpreter."""
     program = f"""
 import importlib.util, sys
 from pathlib import Path
 spec = importlib.util.spec_from_file_location("cdefs_build", {str(CDEFS / "build.py")!r})
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
-target, folder = Path(sys.argv[1]), Path(sys.argv[2])
-build.compile_into(target, "_planted", folder)
+target, directory = Path(sys.argv[1]), Path(sys.argv[2])
+build.compile_into(target, "_planted", directory)
 sys.path.insert(0, str(target))
 from _planted import ffi, lib
 {TOUCH}
 print(json.dumps(dict(constants=constants, layouts=layouts, wrong=wrong)))
 """
     return subprocess.run(
-        [sys.executable, "-c", program, target, folder],
+        [sys.executable, "-c", program, target, directory],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -107,10 +107,10 @@ def planted(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CDEFS, tmp_path / "cdefs", ignore=shutil.ignore_patterns("__*")))
 
 
-def plant(folder: Path, file: str, right: str, wrong: str) -> None:
-    text = (folder / file).read_text()
+def plant(directory: Path, file: str, right: str, wrong: str) -> None:
+    text = (directory / file).read_text()
     assert text.count(right) == 1, f"{file} no longer has exactly one {right!r}"
-    (folder / file).write_text(text.replace(right, wrong))
+    (directory / file).write_text(text.replace(right, wrong))
 
 
 def test_every_name_agrees_with_the_compiler(build: ModuleType) -> None:
@@ -266,7 +266,7 @@ def test_the_extension_is_built_for_the_stable_abi() -> None:
     assert _kvm.__file__.endswith(".abi3.so")
 
 
-def headers_at_hand(folder: Path) -> dict[str, str]:
+def headers_at_hand(directory: Path) -> dict[str, str]:
     """Include directories to build against: the system's, and what else this machine has."""
     found = {"system": "/usr/include"}
     if tree := os.environ.get("KVMHARNESS_UAPI"):
@@ -278,8 +278,10 @@ def headers_at_hand(folder: Path) -> dict[str, str]:
         key=lambda deb: packages.version_key(deb.name.split("_")[1]),
     )
     if fetched:
-        packages.extract(fetched[-1], folder, keep=lambda path: "/include" in path or "x86" in path)
-        found[fetched[-1].name] = str(folder / "usr" / "include")
+        packages.extract(
+            fetched[-1], directory, keep=lambda path: "/include" in path or "x86" in path
+        )
+        found[fetched[-1].name] = str(directory / "usr" / "include")
     return found
 
 

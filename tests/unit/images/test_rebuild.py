@@ -26,7 +26,7 @@ needs_binutils = pytest.mark.skipif(
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Give a copy of the committed folder that a test may change."""
+    """Give a copy of the committed directory that a test may change."""
     return Path(shutil.copytree(resources.images_dir() / "x86_64", tmp_path / "images"))
 
 
@@ -196,7 +196,7 @@ def test_without_binutils_nothing_could_be_checked(images: Path, tmp_path: Path)
     assert "apt-get install binutils" in done.stderr
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     done = rebuild("--images", tmp_path / "nowhere")
     assert done.returncode == 2
-    assert "is not a folder" in done.stderr
+    assert "is not a directory" in done.stderr

@@ -44,8 +44,8 @@ def test_a_console_s_lines_are_those_with_a_time() -> None:
 
 def test_no_log_where_it_can_not_be_read(tmp_path: Path) -> None:
     assert KernelLog.open(str(tmp_path / "absent")) is None
-    folder = os.fspath(tmp_path)
-    assert KernelLog.open(folder) is None
+    directory = os.fspath(tmp_path)
+    assert KernelLog.open(directory) is None
 
 
 def test_a_test_s_beginning_is_found_again(tmp_path: Path) -> None:

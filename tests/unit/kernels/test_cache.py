@@ -37,10 +37,10 @@ def test_a_cache_that_cant_be_made_says_what_to_do(
         cache.cache_dir()
 
 
-def test_a_folder_is_published_whole_and_replaced(own_cache: Path) -> None:
+def test_a_directory_is_published_whole_and_replaced(own_cache: Path) -> None:
     for text in ("one", "two"):
-        with cache.staging("thing") as folder:
-            made = folder / "thing"
+        with cache.staging("thing") as directory:
+            made = directory / "thing"
             made.mkdir()
             (made / "file").write_text(text)
             cache.publish(made, own_cache / "things" / "thing")
@@ -50,8 +50,8 @@ def test_a_folder_is_published_whole_and_replaced(own_cache: Path) -> None:
 
 def test_a_failed_making_leaves_nothing(own_cache: Path) -> None:
     def fail() -> None:
-        with cache.staging("thing") as folder:
-            (folder / "half").touch()
+        with cache.staging("thing") as directory:
+            (directory / "half").touch()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -62,14 +62,14 @@ def test_a_failed_making_leaves_nothing(own_cache: Path) -> None:
 _MAKER = """
 import sys, time
 from kvmharness.kernels import cache
-with cache.locked("thing"), cache.staging("thing") as folder:
-    (folder / "half").touch()
+with cache.locked("thing"), cache.staging("thing") as directory:
+    (directory / "half").touch()
     print("up", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_killed_maker_loses_lock_and_folder(own_cache: Path) -> None:
+def test_a_killed_maker_loses_lock_and_directory(own_cache: Path) -> None:
     argv = [sys.executable, "-c", _MAKER]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as maker:
         assert maker.stdout is not None
@@ -77,7 +77,7 @@ def test_a_killed_maker_loses_lock_and_folder(own_cache: Path) -> None:
         with pytest.raises(cache.CacheBusy, match="another process"), cache.locked("thing", 0.1):
             pass
         with cache.staging("other"):
-            assert len(list((own_cache / "staging").glob("thing.*"))) == 2  # folder and lock
+            assert len(list((own_cache / "staging").glob("thing.*"))) == 2  # directory and lock
         maker.kill()
     with cache.locked("thing", 5.0), cache.staging("thing"):
         assert not list((own_cache / "staging").glob("thing.*/half"))

@@ -103,7 +103,7 @@ def test_what_names_no_kernel_is_a_usage_error(wanted: str) -> None:
 
 
 def test_a_missing_tree_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such directory"):
         kernels.validate(str(tmp_path / "linux"))
 
 

@@ -35,11 +35,11 @@ chroot outer unshare --mount --propagation unchanged sh -c "$2" sh /inner \
 """
 
 
-def enter_out_of_a_chroot(folder: Path, prepare: str) -> subprocess.CompletedProcess[str]:
+def enter_out_of_a_chroot(directory: Path, prepare: str) -> subprocess.CompletedProcess[str]:
     if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"]).returncode != 0:
         pytest.skip("takes root and a mount namespace of its own")
     script = ENTER_OUT_OF_A_CHROOT.replace("$3", prepare)
-    argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), modulebuild._ENTER]
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(directory), modulebuild._ENTER]
     return subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 

@@ -156,6 +156,6 @@ def test_only_what_is_kept_is_unpacked(tmp_path: Path) -> None:
     packages._extract_stream(stream, tmp_path, lambda path: not path.startswith("usr/share"))
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["bin", "usr", "x", "y"]
     assert (tmp_path / "usr/bin/x").read_bytes() == b"code"
-    # A link of a root's own may be absolute, and a folder must stay writable for its new owner.
+    # A link of a root's own may be absolute, and a directory must stay writable for its new owner.
     assert (tmp_path / "usr/bin/y").readlink() == Path("/usr/bin/x")
     assert (tmp_path / "usr").stat().st_mode & 0o777 == 0o755

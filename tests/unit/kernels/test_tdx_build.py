@@ -39,7 +39,7 @@ def test_the_stand_ins_exports_are_what_the_kernels_wrappers_are_called() -> Non
     assert all(name.startswith(("tdh_", "tdx_")) for name in names)
 
 
-def test_one_folder_is_unpacked_out_of_a_source_archive(tmp_path: Path) -> None:
+def test_one_directory_is_unpacked_out_of_a_source_archive(tmp_path: Path) -> None:
     names = [
         "linux-source-7.3/arch/x86/kvm.txt",
         "linux-source-7.3/arch/x86/kvm/Makefile",
@@ -48,7 +48,7 @@ def test_one_folder_is_unpacked_out_of_a_source_archive(tmp_path: Path) -> None:
         "linux-source-7.3/virt/kvm/guest_memfd.c",
     ]
     archive = _archive(tmp_path / "source.tar.xz", names)
-    tdx_build._unpack_folder(archive, "arch/x86/kvm", tmp_path / "kvm")
+    tdx_build._unpack_directory(archive, "arch/x86/kvm", tmp_path / "kvm")
     unpacked = sorted(
         str(path.relative_to(tmp_path / "kvm"))
         for path in (tmp_path / "kvm").rglob("*")
@@ -58,7 +58,7 @@ def test_one_folder_is_unpacked_out_of_a_source_archive(tmp_path: Path) -> None:
     assert (tmp_path / "kvm/vmx/tdx.c").read_text() == names[2]
 
 
-def test_an_archive_without_the_folder_is_no_source(tmp_path: Path) -> None:
+def test_an_archive_without_the_directory_is_no_source(tmp_path: Path) -> None:
     archive = _archive(tmp_path / "source.tar.xz", ["linux-source-7.3/README"])
     with pytest.raises(BuildFailed, match=r"source\.tar\.xz has no arch/x86/kvm"):
-        tdx_build._unpack_folder(archive, "arch/x86/kvm", tmp_path / "kvm")
+        tdx_build._unpack_directory(archive, "arch/x86/kvm", tmp_path / "kvm")

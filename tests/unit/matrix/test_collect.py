@@ -289,7 +289,7 @@ def test_a_host_that_cannot_be_had_is_a_column_that_says_why(
     assert column.cells["a"].result == "skip"
 
 
-def test_trees_are_called_by_their_folders_and_names_are_unique(
+def test_trees_are_called_by_their_directories_and_names_are_unique(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label = HostLabel("emulated-snp", "7.3.0")

@@ -78,7 +78,7 @@ def test_a_device_is_written_in_place(tmp_path: Path) -> None:
     ("path", "why"),
     [
         ("absent/report", "No such file or directory"),
-        ("", "it is a folder"),
+        ("", "it is a directory"),
         ("/dev/null/report", "Not a directory"),
     ],
 )
