@@ -21,7 +21,7 @@ from kvmharness.launch.sev import (
     supported_vmsa_features,
 )
 from kvmharness.launch.source import SourceBuffer
-from kvmharness.launch.tdx import cpuid_entries
+from kvmharness.launch.tdx import CpuidEntry, cpuid_entries
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 
@@ -176,12 +176,14 @@ def test_sev_and_sev_es_vms_are_made_by_init2(
     ],
 )
 def test_a_guest_is_told_of_the_encryption_that_it_has(
-    vm_builder: Callable[..., VmBuilder], vm_type: str, features: int
+    kvm: Kvm, vm_builder: Callable[..., VmBuilder], vm_type: str, features: int
 ) -> None:
+    supported = cpuid_entries(kvm.get_supported_cpuid())
+    (host,) = (entry for entry in supported if entry.function == 0x8000_001F)
+    c_bit = host.ebx & 0x3F if features else 0
     builder = vm_builder(vm_type).memory(0, 4 * PAGE_SIZE, "anonymous").vcpus(2)
     with builder.build() as machine:
         for vcpu in machine.vcpus:
             leaves = {entry.function: entry for entry in cpuid_entries(vcpu.get_cpuid2())}
             assert leaves[1].ebx >> 24 == vcpu.id
-            assert leaves[0x8000_001F].eax == features
-            assert bool(leaves[0x8000_001F].ebx) == bool(features)
+            assert leaves[0x8000_001F] == CpuidEntry(0x8000_001F, eax=features, ebx=c_bit)
