@@ -421,7 +421,6 @@ class Session:
         if report.when == "teardown" and xfailed and watch.unexpected(watch.findings):
             # A test that is expected to fail is not expected to find a bug in the kernel.
             report.outcome = "failed"
-            del report.wasxfail
         if report.when != "teardown":  # whose end is the end of the stretch
             watch.kernel_lines = tuple(self.kernel.lines())
         if report.failed:
