@@ -68,4 +68,4 @@ def test_the_seed_series_between_two_kernels(kernels: list[str], tmp_path: Path)
     # The second time nothing boots: it is cached.
     again = matrix(*CHANGED, *options, "--text")
     assert "scenarios" not in again.stderr
-    assert "snp.source.unaligned: NORMAL pages" in again.stdout
+    assert "snp.source.unaligned: measured pages" in again.stdout
