@@ -20,10 +20,15 @@ from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 from kvmharness.errors import UsageError, errno_name
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import size_behind, u64
-from kvmharness.kvm.result import Result
+from kvmharness.kvm.result import KvmError, Result
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+# Looked up once: the path of every call goes by here.
+_CDATA = ffi.CData
+_typeof = ffi.typeof
+_ioctl, _ioctl_value = lib.kvmh_ioctl, lib.kvmh_ioctl_value
 
 #: Arrays longer than this are cut in a trace; KVM_SET_CPUID2's entries alone would fill a screen.
 _TRACE_ARRAY = 64
@@ -40,7 +45,10 @@ def raising(
 
     @wraps(function)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return function(self.try_, *args, **kwargs).unwrap()
+        result = function(self.try_, *args, **kwargs)
+        if result.errno:
+            raise KvmError(result)
+        return result.value  # type: ignore[return-value]
 
     return method
 
@@ -176,10 +184,6 @@ _COUNTED = _counted()
 #: Where the kernel takes more than the ioctl's number says: bytes.
 _TAKES_MORE = {"KVM_MEMORY_ENCRYPT_OP": 24}
 
-#: (ioctl, type of its argument) that were looked at once and fit.
-_fitting: set[tuple[str, Any]] = set()
-
-
 #: An unsigned long's largest value.
 _MOST = (1 << 64) - 1
 
@@ -187,25 +191,46 @@ _MOST = (1 << 64) - 1
 _SIZE_BITS = 0x3FFF << 16
 
 
-def _check(name: str, request: int, argument: Any, room: int | None) -> None:
+class _Known:
+    """What is looked up once of an ioctl: its number, and the types of argument that fit it."""
+
+    __slots__ = ("fitting", "request")
+
+    def __init__(self, request: int) -> None:
+        self.request = request
+        #: Each type with what _COUNTED has of it.
+        self.fitting: dict[Any, tuple[str, int, int] | None] = {}
+
+
+#: By name: those that were called before.
+_known: dict[str, _Known] = {}
+
+
+def _learn(name: str) -> _Known:
+    return _known.setdefault(name, _Known(getattr(lib, name)))
+
+
+def _check(name: str, known: _Known, argument: Any, room: int | None) -> None:
     """Refuse an argument that is not of the size that the ioctl called `name` takes.
 
     TypeError for what is no C object, or a smaller one, or has fewer entries than it says.
     """
     if isinstance(argument, int):
-        if request & _SIZE_BITS:
+        if known.request & _SIZE_BITS:
             raise TypeError(f"{name} takes a struct, not a number; kvm.raw passes an address")
         return
-    if not isinstance(argument, ffi.CData):
+    if not isinstance(argument, _CDATA):
         raise TypeError(f"{name} takes a C struct or a number, not {type(argument).__name__}")
     if not argument:  # and none of its fields can be looked at
         raise TypeError(f"{name} takes a struct, not NULL; kvm.raw passes an address")
-    kind = ffi.typeof(argument)
-    if (name, kind) not in _fitting:
-        _check_size(name, request, argument, kind)
-        _fitting.add((name, kind))
-    if kind in _COUNTED:
-        count, size, before = _COUNTED[kind]
+    kind = _typeof(argument)
+    fitting = known.fitting
+    if kind not in fitting:
+        _check_size(name, known.request, argument, kind)
+        fitting[kind] = _COUNTED.get(kind)
+    counted = fitting[kind]
+    if counted is not None:
+        count, size, before = counted
         given = int(getattr(argument, count))
         there = ((size_behind(argument) if room is None else room) - before) // size
         if given > there:
@@ -361,13 +386,15 @@ def call(
     does not know the length of. `fw_error` and `written_back` are read after the call, whether or
     not it succeeded.
     """
-    request = getattr(lib, name)
+    known = _known.get(name) or _learn(name)
     if argument is not None:
-        _check(name, request, argument, room)
+        _check(name, known, argument, room)
     if _trace.lists or _trace.file is not None:
-        ret = _traced(fd, name, request, argument, show, command, fw_error)
+        ret = _traced(fd, name, known.request, argument, show, command, fw_error)
     else:
-        ret = _issue(fd, request, argument)
+        ret = _issue(fd, known.request, argument)
+    if ret >= 0 and fw_error is None and written_back is None:
+        return Result(name, ret, 0, ret)
     return _result(name, ret, argument if show is None else show, fw_error, written_back)
 
 
@@ -425,14 +452,14 @@ def _result(
 def _issue(fd: int, request: int, argument: Any) -> int:
     ret: int
     if argument is None:
-        ret = lib.kvmh_ioctl_value(fd, request, 0)
+        ret = _ioctl_value(fd, request, 0)
     elif isinstance(argument, int):
         # ioctl's argument is an unsigned long: -1 and 2**64 - 1 are the same bits.
         if not 0 <= argument <= _MOST:
             argument = u64("the ioctl's argument", argument)
-        ret = lib.kvmh_ioctl_value(fd, request, argument)
+        ret = _ioctl_value(fd, request, argument)
     else:
-        ret = lib.kvmh_ioctl(fd, request, argument)
+        ret = _ioctl(fd, request, argument)
     return ret
 
 

@@ -27,7 +27,8 @@ _KVM_MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes one: frozen, it would take longer to make than most ioctls take.
+@dataclass(slots=True, unsafe_hash=True)
 class Result(Generic[T]):
     """What one call did.
 
