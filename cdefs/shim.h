@@ -34,17 +34,15 @@ static int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg
 	return kvmh_result(ioctl(fd, request, arg));
 }
 
-static int kvmh_thread_id(void)
-{
-	return (int)syscall(SYS_gettid);
-}
-
 /* ------------------------------------------------------------------ KVM_RUN with a deadline
  *
  * A timer of the calling thread raises a real-time signal at the deadline. Its handler sets
  * kvm_run.immediate_exit before the interrupted KVM_RUN returns EINTR; a signal that arrives just
  * before the ioctl is entered makes the ioctl itself return EINTR, so the deadline can't be missed.
  * The timer then repeats every 10 ms: a kernel that swallows one signal and goes on gets the next.
+ *
+ * The timer is made once a thread. It is armed inside these functions alone: left armed, it would
+ * interrupt what the thread does next, a launch ioctl among it.
  */
 #define KVMH_SIGNAL (SIGRTMIN + 5)
 #define KVMH_REPEAT_NS 10000000L
@@ -52,6 +50,12 @@ static int kvmh_thread_id(void)
 /* The kernel writes to this thread's current run page while the handler may set immediate_exit. */
 static __thread struct kvm_run *volatile kvmh_current_run;
 static __thread volatile sig_atomic_t kvmh_deadline_passed;
+
+static __thread int kvmh_tid; /* 0: not asked for yet */
+static __thread timer_t kvmh_timer;
+static __thread int kvmh_has_timer;
+static pthread_key_t kvmh_timer_end;
+static int kvmh_prepare_error;
 
 static void kvmh_on_deadline(int signal, siginfo_t *info, void *context)
 {
@@ -65,9 +69,24 @@ static void kvmh_on_deadline(int signal, siginfo_t *info, void *context)
 		run->immediate_exit = 1;
 }
 
+static void kvmh_end_timer(void *unused)
+{
+	(void)unused;
+	if (kvmh_has_timer)
+		timer_delete(kvmh_timer);
+	kvmh_has_timer = 0;
+}
+
+/* The one thread that a fork leaves has another id, and no timers. */
+static void kvmh_after_fork(void)
+{
+	kvmh_tid = 0;
+	kvmh_has_timer = 0;
+}
+
 static pthread_once_t kvmh_run_once = PTHREAD_ONCE_INIT;
 
-static void kvmh_install_run_signal(void)
+static void kvmh_prepare(void)
 {
 	struct sigaction action;
 
@@ -76,46 +95,45 @@ static void kvmh_install_run_signal(void)
 	action.sa_flags = SA_SIGINFO; /* no SA_RESTART: KVM_RUN has to come back */
 	sigemptyset(&action.sa_mask);
 	sigaction(KVMH_SIGNAL, &action, NULL);
+	kvmh_prepare_error = pthread_key_create(&kvmh_timer_end, kvmh_end_timer);
+	if (!kvmh_prepare_error)
+		kvmh_prepare_error = pthread_atfork(NULL, NULL, kvmh_after_fork);
 }
 
-/* Run until an exit or for timeout_ns. -ETIME: the deadline passed. -EINTR: another signal. */
-static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
+static int kvmh_thread_id(void)
+{
+	pthread_once(&kvmh_run_once, kvmh_prepare);
+	if (!kvmh_tid)
+		kvmh_tid = (int)syscall(SYS_gettid);
+	return kvmh_tid;
+}
+
+static int kvmh_make_timer(void)
 {
 	struct sigevent event;
-	struct itimerspec when;
-	sigset_t unblock, before;
-	timer_t timer;
-	int64_t r;
 
-	if (!run)
-		return -EFAULT;
-	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_THREAD_ID;
 	event.sigev_signo = KVMH_SIGNAL;
 	event._sigev_un._tid = kvmh_thread_id();
-	if (timer_create(CLOCK_MONOTONIC, &event, &timer))
+	if (kvmh_prepare_error)
+		return -kvmh_prepare_error;
+	if (timer_create(CLOCK_MONOTONIC, &event, &kvmh_timer))
 		return -errno;
+	kvmh_has_timer = 1;
+	/* Any value but NULL has the destructor called when the thread ends. */
+	return -pthread_setspecific(kvmh_timer_end, &kvmh_timer_end);
+}
 
-	kvmh_deadline_passed = 0;
-	kvmh_current_run = run;
-	sigemptyset(&unblock);
-	sigaddset(&unblock, KVMH_SIGNAL);
-	pthread_sigmask(SIG_UNBLOCK, &unblock, &before);
+/* Disarm the deadline; gives what KVM_RUN's result `r` is to the caller. */
+static int64_t kvmh_leave(struct kvm_run *run, const sigset_t *before, int64_t r)
+{
+	static const struct itimerspec never;
 
-	if (timeout_ns < 1)
-		timeout_ns = 1;
-	when.it_value.tv_sec = timeout_ns / 1000000000;
-	when.it_value.tv_nsec = timeout_ns % 1000000000;
-	when.it_interval.tv_sec = 0;
-	when.it_interval.tv_nsec = KVMH_REPEAT_NS;
-	r = timer_settime(timer, 0, &when, NULL) ? -errno : 0;
-	if (!r)
-		r = kvmh_result(ioctl(fd, KVM_RUN, 0));
-
-	/* Delete before clearing: a signal still pending must find a run page it may write to. */
-	timer_delete(timer);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	/* Disarm before clearing: a signal still pending must find a run page it may write to. */
+	timer_settime(kvmh_timer, 0, &never, NULL);
+	if (sigismember(before, KVMH_SIGNAL))
+		pthread_sigmask(SIG_SETMASK, before, NULL);
 	kvmh_current_run = NULL;
 	if (r == -EINTR && kvmh_deadline_passed)
 		r = -ETIME;
@@ -125,13 +143,108 @@ static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
 	return r;
 }
 
+/* Arm the deadline for KVM_RUN on this run page. kvmh_leave() has to follow, unless this fails. */
+static int kvmh_enter(struct kvm_run *run, int64_t timeout_ns, sigset_t *before)
+{
+	struct itimerspec when;
+	sigset_t unblock;
+	int r;
+
+	if (!run)
+		return -EFAULT;
+	if (!kvmh_has_timer && (r = kvmh_make_timer()))
+		return r;
+
+	kvmh_deadline_passed = 0;
+	kvmh_current_run = run;
+	sigemptyset(&unblock);
+	sigaddset(&unblock, KVMH_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &unblock, before);
+
+	if (timeout_ns < 1)
+		timeout_ns = 1;
+	when.it_value.tv_sec = timeout_ns / 1000000000;
+	when.it_value.tv_nsec = timeout_ns % 1000000000;
+	when.it_interval.tv_sec = 0;
+	when.it_interval.tv_nsec = KVMH_REPEAT_NS;
+	if (timer_settime(kvmh_timer, 0, &when, NULL))
+		return (int)kvmh_leave(run, before, -errno);
+	return 0;
+}
+
+/* Run until an exit or for timeout_ns. -ETIME: the deadline passed. -EINTR: another signal. */
+static int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns)
+{
+	sigset_t before;
+	int64_t r = kvmh_enter(run, timeout_ns, &before);
+
+	if (r)
+		return r;
+	return kvmh_leave(run, &before, kvmh_result(ioctl(fd, KVM_RUN, 0)));
+}
+
+struct kvmh_until {
+	uint8_t *ports;
+	uint64_t passed_over;
+	uint64_t most;
+	uint64_t exits;
+	uint8_t *output;
+	uint64_t room;
+	uint64_t used;
+};
+
+/* 1: this exit was an OUT to one of the ports, and its data is kept; -1: there is no room for it. */
+static int kvmh_keep_output(const struct kvm_run *run, uint64_t run_size, struct kvmh_until *until)
+{
+	uint64_t size = (uint64_t)run->io.size * run->io.count, offset = run->io.data_offset;
+
+	if (run->exit_reason != KVM_EXIT_IO || run->io.direction != KVM_EXIT_IO_OUT ||
+	    !(until->ports[run->io.port / 8] >> run->io.port % 8 & 1))
+		return 0;
+	if (size > until->room - until->used || offset > run_size || size > run_size - offset)
+		return -1;
+	memcpy(until->output + until->used, (const char *)run + offset, size);
+	until->used += size;
+	return 1;
+}
+
+/*
+ * kvmh_run(), again and again: past the exits of which `until` says so. 1: it made as many exits as it
+ * was to make, the last of which was such a one too. 0: at an exit for the caller.
+ */
+static int64_t kvmh_run_until(int fd, struct kvm_run *run, uint64_t run_size, int64_t timeout_ns,
+			      struct kvmh_until *until)
+{
+	sigset_t before;
+	int64_t r = kvmh_enter(run, timeout_ns, &before);
+	int kept;
+
+	if (r)
+		return r;
+	for (;;) {
+		r = kvmh_result(ioctl(fd, KVM_RUN, 0));
+		if (r < 0)
+			break;
+		until->exits++;
+		kept = kvmh_keep_output(run, run_size, until);
+		if (kept < 0 || (!kept && !(run->exit_reason < 64 &&
+					    until->passed_over >> run->exit_reason & 1)))
+			break;
+		if (until->exits >= until->most) {
+			r = 1;
+			break;
+		}
+	}
+	return kvmh_leave(run, &before, r);
+}
+
 /* Make the thread `tid` leave KVM_RUN, and its next KVM_RUN on this run page return at once. */
 static int kvmh_kick(struct kvm_run *run, int tid)
 {
 	if (!run)
 		return -EFAULT;
 	/* The thread may not have come to its first run: unhandled, the signal would end us. */
-	pthread_once(&kvmh_run_once, kvmh_install_run_signal);
+	pthread_once(&kvmh_run_once, kvmh_prepare);
 	run->immediate_exit = 1;
 	if (!tid)
 		return 0;

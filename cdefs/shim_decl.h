@@ -5,6 +5,18 @@ int64_t kvmh_ioctl(int fd, unsigned long request, void *arg);
 int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
 int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns);
+
+struct kvmh_until {
+	uint8_t *ports;		/* a bit for each of the 65536: their output is kept */
+	uint64_t passed_over;	/* a bit for each exit reason */
+	uint64_t most;		/* exits to make */
+	uint64_t exits;		/* made so far */
+	uint8_t *output;
+	uint64_t room;		/* bytes at output, and how many of them are used */
+	uint64_t used;
+};
+int64_t kvmh_run_until(int fd, struct kvm_run *run, uint64_t run_size, int64_t timeout_ns,
+		       struct kvmh_until *until);
 int kvmh_kick(struct kvm_run *run, int tid);
 int kvmh_thread_id(void);
 

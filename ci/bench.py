@@ -36,6 +36,7 @@ SIZE = 1 << 20
 MOST = 64 << 20
 SLOT_GPA = 1 << 30
 #: out %al, $0x10; jmp back to it: real mode, as many exits as one asks for.
+PORT = 0x10
 PORT_WRITER = bytes([0xE6, 0x10, 0xEB, 0xFC])
 
 
@@ -153,6 +154,7 @@ def every_row(kvm: Kvm, stack: ExitStack) -> list[Row]:
         Row("regs", "KVM_GET_REGS, raising", 2.5, "r", 5_000, regs(vcpu)),
         Row("slots", "a memslot made and deleted", 1.05, "s", 100, slots(vm, memory)),
         Row("exit", "KVM_RUN to a PIO exit (C: no deadline)", 1.25, "e", 2_000, exits(vcpu)),
+        Row("until", "the same exits, in run_until", 1.03, "e", 2_000, stretch(vcpu)),
         Row("vm", "a VM with a vCPU: made, one exit, closed", 1.05, "v", 10, vms(kvm, memory)),
         *copies("write", "guarded write", target),
         *copies("read", "guarded read, into new bytes", target),
@@ -208,6 +210,14 @@ def exits(vcpu: Vcpu) -> Callable[[int], None]:
         for _ in range(count):
             if not isinstance(vcpu.run(5), IoExit):
                 raise RuntimeError("the guest did something other than write to its port")
+
+    return run
+
+
+def stretch(vcpu: Vcpu) -> Callable[[int], None]:
+    def run(count: int) -> None:
+        if vcpu.run_until(60, output=[PORT], most=count).exits != count:
+            raise RuntimeError("the guest did something other than write to its port")
 
     return run
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,16 @@ from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import pointer_to
 
 _run = pointer_to("kvm_run")
+
+# An IN or OUT is what a guest exits for most: read in one go, with each name looked up once.
+_cast, _buffer, _CHARS = ffi.cast, ffi.buffer, ffi.typeof("char *")
+_EXIT_IO, _EXIT_MEMORY_FAULT = int(lib.KVM_EXIT_IO), int(lib.KVM_EXIT_MEMORY_FAULT)
+_IO_OUT = int(lib.KVM_EXIT_IO_OUT)
+#: kvm_run.io: direction, size, port, count, data_offset.
+_IO = struct.Struct("=BBHIQ")
+_read_io = _IO.unpack_from
+_IO_START = int(ffi.offsetof("struct kvm_run", "io"))
+_IO_END = _IO_START + _IO.size
 
 #: kvm_run's union, where an exit's data is.
 _UNION_BYTES = 256
@@ -29,10 +40,10 @@ def read_exit(run: Any, errno: int = 0, size: int | None = None) -> AnyExit:
 
 def exit_of(run: Any, errno: int, size: int) -> AnyExit:
     """As read_exit(), for a run page that is known to be one: the caller's hot path."""
-    reason = int(run.exit_reason)
-    if reason == lib.KVM_EXIT_IO:
+    reason = run.exit_reason
+    if reason == _EXIT_IO:
         return _io(run, size)
-    if reason == lib.KVM_EXIT_MEMORY_FAULT:
+    if reason == _EXIT_MEMORY_FAULT:
         fault = run.memory_fault
         return exits.MemoryFaultExit(
             reason, int(fault.flags), int(fault.gpa), int(fault.size), errno
@@ -42,17 +53,15 @@ def exit_of(run: Any, errno: int, size: int) -> AnyExit:
 
 
 def _io(run: Any, size: int) -> AnyExit:
-    io = run.io
-    length, offset = int(io.size) * int(io.count), int(io.data_offset)
+    direction, each, port, count, offset = _read_io(_buffer(run, _IO_END), _IO_START)
+    length = each * count
     if offset + length > size:
         raise KernelFault(
             f"KVM_EXIT_IO with {length} bytes at {offset:#x}, outside the {size:#x} of kvm_run"
         )
-    is_out = io.direction == lib.KVM_EXIT_IO_OUT
-    data = bytes(ffi.buffer(ffi.cast("char *", run) + offset, length)) if is_out else b""
-    return exits.IoExit(
-        lib.KVM_EXIT_IO, is_out, int(io.port), int(io.size), int(io.count), data, offset
-    )
+    is_out = direction == _IO_OUT
+    data = _buffer(_cast(_CHARS, run) + offset, length)[:] if is_out else b""
+    return exits.IoExit(_EXIT_IO, is_out, port, each, count, data, offset)
 
 
 def _mmio(reason: int, run: Any) -> AnyExit:

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from kvmharness.kvm.ffi import lib
 
 
-@dataclass(frozen=True, slots=True)
+# None is frozen, though nobody changes one: frozen, an IoExit takes three times as long to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Exit:
     """Any exit; `reason` is kvm_run.exit_reason."""
 
@@ -21,7 +22,7 @@ class Exit:
         return REASON_NAMES.get(self.reason, f"KVM_EXIT {self.reason}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class IoExit(Exit):
     """KVM_EXIT_IO: an IN or OUT. `data` holds `count` items of `size` bytes for an OUT.
 
@@ -36,7 +37,7 @@ class IoExit(Exit):
     data_offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class MmioExit(Exit):
     """KVM_EXIT_MMIO: an access of `size` bytes at `gpa`, which no memslot backs."""
 
@@ -46,17 +47,17 @@ class MmioExit(Exit):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HltExit(Exit):
     """KVM_EXIT_HLT: the guest executed HLT without an in-kernel interrupt controller."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ShutdownExit(Exit):
     """KVM_EXIT_SHUTDOWN: a triple fault."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class FailEntryExit(Exit):
     """KVM_EXIT_FAIL_ENTRY: the hardware refused to enter the guest."""
 
@@ -64,7 +65,7 @@ class FailEntryExit(Exit):
     cpu: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class InternalErrorExit(Exit):
     """KVM_EXIT_INTERNAL_ERROR: KVM gave up; `suberror` 1 is a failed emulation."""
 
@@ -82,7 +83,7 @@ class InternalErrorExit(Exit):
         return size_and_bytes[1 : 1 + min(size_and_bytes[0], 15)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class MemoryFaultExit(Exit):
     """KVM_EXIT_MEMORY_FAULT (6.8): an access to `gpa` that needs a conversion or has no memory.
 
@@ -100,7 +101,7 @@ class MemoryFaultExit(Exit):
         return bool(self.flags & lib.KVM_MEMORY_EXIT_FLAG_PRIVATE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HypercallExit(Exit):
     """KVM_EXIT_HYPERCALL: a hypercall that userspace asked for by KVM_CAP_EXIT_HYPERCALL."""
 
@@ -109,7 +110,7 @@ class HypercallExit(Exit):
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class SystemEventExit(Exit):
     """KVM_EXIT_SYSTEM_EVENT: `kind` is KVM_SYSTEM_EVENT_*; `data` its arguments."""
 
@@ -117,7 +118,7 @@ class SystemEventExit(Exit):
     data: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class MsrExit(Exit):
     """KVM_EXIT_X86_RDMSR or _WRMSR, asked for by KVM_CAP_X86_USER_SPACE_MSR."""
 
@@ -127,7 +128,7 @@ class MsrExit(Exit):
     why: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class DebugExit(Exit):
     """KVM_EXIT_DEBUG: a breakpoint or single step set by KVM_SET_GUEST_DEBUG."""
 
@@ -137,19 +138,19 @@ class DebugExit(Exit):
     dr7: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class InterruptedExit(Exit):
     """KVM_EXIT_INTR: the vCPU was kicked, or a signal came, before the guest exited by itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HardwareExit(Exit):
     """KVM_EXIT_UNKNOWN: the processor gave a reason that KVM does not handle."""
 
     hardware_reason: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ExceptionExit(Exit):
     """KVM_EXIT_EXCEPTION: the guest took an exception that KVM leaves to userspace."""
 
@@ -157,19 +158,19 @@ class ExceptionExit(Exit):
     error_code: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class IrqWindowExit(Exit):
     """KVM_EXIT_IRQ_WINDOW_OPEN: the guest takes interrupts, as was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class SetTprExit(Exit):
     """KVM_EXIT_SET_TPR: the guest set its TPR, without an in-kernel local APIC; `cr8` is it."""
 
     cr8: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TprAccessExit(Exit):
     """KVM_EXIT_TPR_ACCESS: the instruction at `rip` used the TPR (KVM_TPR_ACCESS_REPORTING)."""
 
@@ -177,19 +178,19 @@ class TprAccessExit(Exit):
     is_write: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class NmiExit(Exit):
     """KVM_EXIT_NMI: the guest exited for an NMI of the host."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class IoapicEoiExit(Exit):
     """KVM_EXIT_IOAPIC_EOI: the guest ended a level-triggered `vector`, with a split irqchip."""
 
     vector: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HypervSynicExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNIC: a guest set up its interrupt controller."""
 
@@ -199,7 +200,7 @@ class HypervSynicExit(Exit):
     msg_page: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HypervCallExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_HCALL: answered with ``Vcpu.complete_hyperv``."""
 
@@ -207,7 +208,7 @@ class HypervCallExit(Exit):
     params: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HypervDebugExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNDBG: a guest's kernel debugger."""
 
@@ -219,22 +220,22 @@ class HypervDebugExit(Exit):
     pending_page: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class DirtyRingFullExit(Exit):
     """KVM_EXIT_DIRTY_RING_FULL: harvest the vCPU's ring, and KVM_RESET_DIRTY_RINGS."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ApResetHoldExit(Exit):
     """KVM_EXIT_AP_RESET_HOLD: an SEV-ES guest's vCPU waits for its start-up interrupt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class BusLockExit(Exit):
     """KVM_EXIT_X86_BUS_LOCK: the guest locked the bus (KVM_CAP_X86_BUS_LOCK_EXIT)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class XenExit(Exit):
     """KVM_EXIT_XEN of KVM_EXIT_XEN_HCALL: answered with ``Vcpu.complete_xen``."""
 
@@ -244,7 +245,7 @@ class XenExit(Exit):
     params: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class NotifyExit(Exit):
     """KVM_EXIT_NOTIFY (6.0): the guest let no event through (KVM_CAP_X86_NOTIFY_VMEXIT)."""
 
@@ -256,7 +257,7 @@ class NotifyExit(Exit):
         return bool(self.flags & lib.KVM_NOTIFY_CONTEXT_INVALID)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TdxExit(Exit):
     """KVM_EXIT_TDX (6.16): a TDVMCALL; answered with ``Vcpu.complete_tdx``.
 
@@ -269,7 +270,7 @@ class TdxExit(Exit):
     data: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class SnpReqCertsExit(Exit):
     """KVM_EXIT_SNP_REQ_CERTS (7.0): an SNP guest wants certificates at `gpa`.
 
@@ -280,7 +281,7 @@ class SnpReqCertsExit(Exit):
     npages: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class UnknownExit(Exit):
     """A reason this package has no type for; `raw` is the exit union's first 256 bytes."""
 

@@ -28,7 +28,7 @@ P = ParamSpec("P")
 # Looked up once: the path of every call goes by here.
 _CDATA = ffi.CData
 _typeof = ffi.typeof
-_ioctl, _ioctl_value = lib.kvmh_ioctl, lib.kvmh_ioctl_value
+_ioctl, _ioctl_value, _run = lib.kvmh_ioctl, lib.kvmh_ioctl_value, lib.kvmh_run
 
 #: Arrays longer than this are cut in a trace; KVM_SET_CPUID2's entries alone would fill a screen.
 _TRACE_ARRAY = 64
@@ -465,10 +465,12 @@ def _issue(fd: int, request: int, argument: Any) -> int:
 
 def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
     """Issue KVM_RUN with a deadline; returns 0 or -errno (-ETIME: the deadline passed)."""
+    ret: int
     if not (_trace.lists or _trace.file is not None):
-        return int(lib.kvmh_run(fd, kvm_run, timeout_ns))
+        ret = _run(fd, kvm_run, timeout_ns)
+        return ret
     start = time.monotonic()
-    ret = int(lib.kvmh_run(fd, kvm_run, timeout_ns))
+    ret = _run(fd, kvm_run, timeout_ns)
     _trace.call(
         "KVM_RUN",
         fd,
@@ -478,6 +480,27 @@ def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
         after={"exit_reason": int(kvm_run.exit_reason)},
         spent=time.monotonic() - start,
     )
+    return ret
+
+
+def run_until(fd: int, kvm_run: Any, size: int, timeout_ns: int, until: Any) -> int:
+    """Issue KVM_RUN until an exit that `until`, a struct kvmh_until *, does not pass over.
+
+    Returns 0 there, 1 once until.most exits were made, or -errno as run() does. A trace has one
+    entry for all of them.
+    """
+    start = time.monotonic()
+    ret = int(lib.kvmh_run_until(fd, kvm_run, size, timeout_ns, until))
+    if _trace.on:
+        _trace.call(
+            "KVM_RUN",
+            fd,
+            min(ret, 0),
+            start,
+            before={"timeout_ns": timeout_ns},
+            after={"exit_reason": int(kvm_run.exit_reason), "exits": int(until.exits)},
+            spent=time.monotonic() - start,
+        )
     return ret
 
 

@@ -34,6 +34,7 @@ from kvmharness.kvm.nested import NestedCalls, NestedTry
 from kvmharness.kvm.registers import RegistersCalls, RegistersTry
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.kvm.stats import VcpuStatsCalls, VcpuStatsTry
+from kvmharness.kvm.until import Stretch, Until
 
 EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
 
@@ -54,6 +55,7 @@ _RUN_MEANING = {
     errno.EBADF: "the vCPU is closed",
 }
 
+_thread_id = lib.kvmh_thread_id
 _regs = pointer_to("kvm_regs")
 _sregs = pointer_to("kvm_sregs")
 _cpuid2 = pointer_to("kvm_cpuid2")
@@ -256,29 +258,76 @@ class Vcpu(
         KVM_RUN fails (EBADF once closed), HarnessError while another thread runs the vCPU. A kick
         ends it as InterruptedExit; a Python signal handler runs, and may raise, in between.
         """
-        deadline = time.monotonic_ns() + max(int(timeout * 1e9), 1)
+        left = max(int(timeout * 1e9), 1)
+        deadline = time.monotonic_ns() + left
         self._begin_run()
         kvm_run = self._kvm_run
         try:
             while True:
-                left = deadline - time.monotonic_ns()
-                ret = ioctl.run(self.fileno(), kvm_run, min(left, _SLICE_NS))
+                ret = ioctl.run(self._fd, kvm_run, left if left < _SLICE_NS else _SLICE_NS)
                 if ret >= 0:
                     return exit_of(kvm_run, 0, self._mapping.size)
-                number = -ret
-                if number in (errno.EINTR, errno.ETIME):
-                    if self._take_kick():
-                        return InterruptedExit(lib.KVM_EXIT_INTR)
-                    if time.monotonic_ns() >= deadline:
-                        raise RunTimeout(self._timeout_message(timeout))
-                    continue
-                fault = kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
-                if number in _FAULT_ERRNOS and fault:
-                    return exit_of(kvm_run, number, self._mapping.size)
-                raise self._run_failed(number)
+                ended = self._ended_early(-ret)
+                if ended is not None:
+                    return ended
+                left = deadline - time.monotonic_ns()
+                if left <= 0:
+                    raise RunTimeout(self._timeout_message(timeout))
         finally:
             with self._lock:
                 self._running_in = 0
+
+    def run_until(
+        self,
+        timeout: float,
+        *,
+        output: Iterable[int] = (),
+        pass_over: Iterable[int] = (),
+        most: int | None = None,
+    ) -> Stretch:
+        """KVM_RUN again and again, without the interpreter's lock, until an exit for the caller.
+
+        What the guest writes to the ports in `output` is kept, and exits of the reasons in
+        `pass_over` (KVM_EXIT_*) are only counted: neither ends the stretch. An IN or a load among
+        these gets what its last exit left in kvm_run. `most` exits end it, or a kick, or `timeout`
+        (seconds), which is no error here. Raises otherwise as run() does.
+        """
+        left = max(int(timeout * 1e9), 1)
+        deadline = time.monotonic_ns() + left
+        until = Until(output, pass_over, most)
+        self._begin_run()
+        kvm_run, size = self._kvm_run, self._mapping.size
+        try:
+            while not until.done:
+                slice_ns = left if left < _SLICE_NS else _SLICE_NS
+                ret = ioctl.run_until(self._fd, kvm_run, size, slice_ns, until.c)
+                if ret == 0:
+                    exit_ = exit_of(kvm_run, 0, size)
+                    if not until.keeps(exit_):
+                        return until.stretch(exit_)
+                elif ret < 0:
+                    ended = self._ended_early(-ret)
+                    if ended is not None:
+                        return until.stretch(ended)
+                left = deadline - time.monotonic_ns()
+                if left <= 0:
+                    return until.stretch(None, timed_out=not until.done)
+            return until.stretch(None)
+        finally:
+            with self._lock:
+                self._running_in = 0
+
+    def _ended_early(self, number: int) -> AnyExit | None:
+        """Say what KVM_RUN's errno comes to: an exit, or None to go on if there is time.
+
+        Raises the KvmError of the others.
+        """
+        if number in (errno.EINTR, errno.ETIME):
+            return InterruptedExit(lib.KVM_EXIT_INTR) if self._take_kick() else None
+        fault = self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
+        if number in _FAULT_ERRNOS and fault:
+            return exit_of(self._kvm_run, number, self._mapping.size)
+        raise self._run_failed(number)
 
     def settle(self) -> None:
         """KVM_RUN with immediate_exit: finish the instruction that caused the last exit, no more.
@@ -386,14 +435,14 @@ class Vcpu(
 
     def _begin_run(self) -> None:
         with self._lock:
-            if self.closed:
+            if self._fd < 0:
                 meaning = _RUN_MEANING[errno.EBADF]
                 raise KvmError(Result("KVM_RUN", -1, errno.EBADF, meaning=meaning))
             if self._running_in:
                 raise HarnessError(
                     f"vCPU {self.id} is being run by thread {self._running_in}: kick it first"
                 )
-            self._running_in = lib.kvmh_thread_id()
+            self._running_in = _thread_id()
 
     def _take_kick(self) -> bool:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,12 +308,78 @@ def test_the_real_ioctl_on_a_file_that_is_no_vcpu(vcpu: Vcpu) -> None:
 
 
 def test_no_timer_is_left_behind(vcpu: Vcpu) -> None:
-    """Each run makes a timer, which counts against RLIMIT_SIGPENDING until it is deleted."""
+    """A thread makes a timer; it counts against RLIMIT_SIGPENDING until the thread ends."""
+    returned: list[int] = []
+
+    def run() -> None:
+        returned.extend(lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) for _ in range(3))
+
     soft, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
     resource.setrlimit(resource.RLIMIT_SIGPENDING, (min(soft, 1000), hard))
     try:
-        for _ in range(3000):
-            assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) == -errno.ENOTTY
+        for _ in range(1500):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join(10)
     finally:
         resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, hard))
+    assert returned == [-errno.ENOTTY] * 4500
     assert vcpu.kvm_run.immediate_exit == 0
+
+
+def test_a_forked_child_has_a_timer_and_a_thread_id_of_its_own(vcpu: Vcpu) -> None:
+    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) == -errno.ENOTTY
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            ran = lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+            status = 0 if (ran, lib.kvmh_thread_id()) == (-errno.ENOTTY, os.getpid()) else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_nothing_is_left_armed(vcpu: Vcpu) -> None:
+    """Else the deadline of one run would interrupt what its thread does next."""
+    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 20_000_000) == -errno.ENOTTY
+    assert signal.sigtimedwait({signal.SIGRTMIN + 5}, 0.1) is None
+
+
+def test_a_blocked_signal_stays_blocked(vcpu: Vcpu) -> None:
+    mine = {signal.SIGRTMIN + 5}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, mine)
+    try:
+        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+        assert mine <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, mine)
+        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+        assert not mine & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ------------------------------------------------------------------ run_until
+
+
+def test_a_stretch_on_a_file_that_is_no_vcpu(vcpu: Vcpu) -> None:
+    with pytest.raises(KvmError, match="KVM_RUN failed: ENOTTY"):
+        vcpu.run_until(5)
+    vcpu.close()
+    with pytest.raises(KvmError, match="EBADF"):
+        vcpu.run_until(5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"output": [-1]}, "output"),
+        ({"output": [1 << 16]}, "output"),
+        ({"pass_over": [-1]}, "pass_over"),
+        ({"pass_over": [64]}, "pass_over"),
+        ({"most": 0}, "most"),
+    ],
+)
+def test_orders_that_have_no_sense(vcpu: Vcpu, wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vcpu.run_until(5, **wrong)
