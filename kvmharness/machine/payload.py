@@ -146,13 +146,13 @@ class Payload:
         return registers
 
 
-def _folder() -> Path:
+def _directory() -> Path:
     return resources.images_dir() / "x86_64"
 
 
 @functools.lru_cache(maxsize=4)
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / "manifest.toml"
+def _manifest(directory: Path) -> dict[str, dict[str, Any]]:
+    path = directory / "manifest.toml"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -163,7 +163,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def names() -> tuple[str, ...]:
     """Return the names of all payloads, in the manifest's order."""
-    return tuple(_manifest(_folder()))
+    return tuple(_manifest(_directory()))
 
 
 def load(name: str) -> Payload:
@@ -171,12 +171,12 @@ def load(name: str) -> Payload:
 
     PayloadError when there is no such payload, or its image is missing or differs.
     """
-    folder = _folder()
-    manifest = _manifest(folder)
+    directory = _directory()
+    manifest = _manifest(directory)
     if name not in manifest:
         raise PayloadError(f"no payload named {name!r}; there are: {', '.join(manifest)}")
     table = manifest[name]
-    path = folder / table["file"]
+    path = directory / table["file"]
     try:
         image = path.read_bytes()
     except OSError as error:

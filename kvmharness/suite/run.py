@@ -17,7 +17,7 @@ from kvmharness.hosts.host import Host, HostRun
 from kvmharness.hosts.supervise import Child, Job, OnEvent, supervise
 from kvmharness.report.result import HostResult
 
-#: Folders of the suite that are not for hosts: they test the package itself.
+#: Directories of the suite that are not for hosts: they test the package itself.
 _NOT_FOR_HOSTS = frozenset({"unit", "cli", "hosts"})
 #: pytest's status for arguments it does not take (pytest.ExitCode).
 _PYTEST_USAGE = 4
@@ -42,12 +42,12 @@ class Request:
         return any(arg in ("-x", "--exitfirst") or "--maxfail" in arg for arg in self.pytest_args)
 
 
-def suite_folders() -> list[str]:
-    """Return the names of the suite's folders that are for hosts: kvm, snp, ..."""
-    folder = resources.suite_dir()
+def suite_directories() -> list[str]:
+    """Return the names of the suite's directories that are for hosts: kvm, snp, ..."""
+    directory = resources.suite_dir()
     return sorted(
         path.name
-        for path in folder.iterdir()
+        for path in directory.iterdir()
         if path.is_dir() and path.name not in _NOT_FOR_HOSTS and any(path.glob("test_*.py"))
     )
 
@@ -59,19 +59,19 @@ def run_suite(host: Host, request: Request, result: HostResult, on_event: OnEven
     when the selection means nothing.
     """
     with tempfile.TemporaryDirectory(prefix="kvmharness-run-") as name:
-        folder = Path(name)
+        directory = Path(name)
 
         def argv(done: Collection[str]) -> Sequence[str]:
-            done_file = folder / "done"
+            done_file = directory / "done"
             done_file.write_text("".join(f"{nodeid}\n" for nodeid in done), encoding="utf-8")
             return _pytest_argv(request, done_file)
 
-        with _trace(request, folder) as traced:
+        with _trace(request, directory) as traced:
             job = Job(
                 argv,
                 request.timeout,
                 {**request.environment, **traced, **_python_path()},
-                writable=[folder],
+                writable=[directory],
                 check=_check,
                 stops_early=request.stops_early,
             )
@@ -79,17 +79,17 @@ def run_suite(host: Host, request: Request, result: HostResult, on_event: OnEven
 
 
 @contextmanager
-def _trace(request: Request, folder: Path) -> Iterator[dict[str, str]]:
+def _trace(request: Request, directory: Path) -> Iterator[dict[str, str]]:
     """Give the environment for a trace, if one is wanted, and bring it to where it is wanted.
 
-    An emulated host writes to shared folders only; the caller's may be any.
+    An emulated host writes to shared directories only; the caller's may be any.
     """
     variable = "KVMHARNESS_TRACE"
     wanted = request.environment.get(variable) or os.environ.get(variable)
     if not wanted:
         yield {}
         return
-    trace = folder / "trace"
+    trace = directory / "trace"
     try:
         yield {variable: str(trace)}
     finally:
@@ -113,7 +113,7 @@ def _pytest_argv(request: Request, done_file: Path) -> list[str]:
     suite = resources.suite_dir()
     return [
         sys.executable,
-        "-P",  # the caller's folder holds no modules of the suite's
+        "-P",  # the caller's directory holds no modules of the suite's
         "-m",
         "pytest",
         # The caller's project, its settings and its plugins have no say in the suite.
@@ -129,21 +129,21 @@ def _pytest_argv(request: Request, done_file: Path) -> list[str]:
         *(f"--kvmharness-allow-log={pattern}" for pattern in request.allow_log),
         *(("--kvmharness-destructive",) if request.destructive else ()),
         *request.pytest_args,
-        *(str(suite / name) for name in _folders(request.select)),
+        *(str(suite / name) for name in _directories(request.select)),
     ]
 
 
-def _folders(select: Sequence[str]) -> list[str]:
-    """Return the folders to collect: those that the selection names, where it names any.
+def _directories(select: Sequence[str]) -> list[str]:
+    """Return the directories to collect: those that the selection names, where it names any.
 
     Collecting the others costs seconds on an emulated host.
     """
-    folders = suite_folders()
+    directories = suite_directories()
     heads = {pattern.replace("/", ".").replace(":", ".").split(".")[0] for pattern in select}
-    # Ids of the folder kvm have several beginnings (gmem, attr, ...); of the others, its name.
-    if heads and heads <= set(folders) - {"kvm"}:
+    # Ids of the directory kvm have several beginnings (gmem, attr, ...); of the others, its name.
+    if heads and heads <= set(directories) - {"kvm"}:
         return sorted(heads)
-    return folders
+    return directories
 
 
 def _python_path() -> dict[str, str]:

@@ -51,10 +51,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         module = modulebuild.build(modulebuild.ModuleSource("splats", _HERE), host.kernel)
     except MissingCapability as missing:
         pytest.skip(str(missing))
-    folder = tmp_path_factory.mktemp("splats")
-    planted = folder / "test_planted.py"
+    directory = tmp_path_factory.mktemp("splats")
+    planted = directory / "test_planted.py"
     planted.write_text((_HERE / "planted.py").read_text(encoding="utf-8"), encoding="utf-8")
-    report, junit = folder / "report.json", folder / "report.xml"
+    report, junit = directory / "report.json", directory / "report.xml"
     argv = [sys.executable, "-m", "kvmharness", "run", "planted", "--host", "emulated-snp"]
     argv += ["--json", str(report), "--junit", str(junit), "--", str(planted)]
     done = subprocess.run(

@@ -177,16 +177,16 @@ class Ran:
         return self.records[name]
 
 
-def run_pytest(folder: Path, source: str, *options: str, **environment: str) -> Ran:
-    (folder / "test_it.py").write_text(source)
-    (folder / "conftest.py").write_text(KERNEL)
-    records = folder / "records"
+def run_pytest(directory: Path, source: str, *options: str, **environment: str) -> Ran:
+    (directory / "test_it.py").write_text(source)
+    (directory / "conftest.py").write_text(KERNEL)
+    records = directory / "records"
     plugin = "kvmharness.suite.plugin"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", plugin, "-p", "no:cacheprovider", "-rA"),
-            *("-c", "/dev/null", f"--rootdir={folder}", f"--kvmharness-records={records}"),
-            *(*options, str(folder)),
+            *("-c", "/dev/null", f"--rootdir={directory}", f"--kvmharness-records={records}"),
+            *(*options, str(directory)),
         ],
         capture_output=True,
         text=True,
@@ -736,5 +736,5 @@ def test_a_broken_binding_does_not_break_other_tests(tmp_path: Path) -> None:
     assert "kvmharness._kvm" in ran["test_kvm"].reason
 
 
-def _with(folder: Path) -> str:
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+def _with(directory: Path) -> str:
+    return os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
