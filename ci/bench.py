@@ -157,6 +157,7 @@ def every_row(kvm: Kvm, stack: ExitStack) -> list[Row]:
         Row("until", "the same exits, in run_until", 1.03, "e", 2_000, stretch(vcpu)),
         Row("vm", "a VM with a vCPU: made, one exit, closed", 1.05, "v", 10, vms(kvm, memory)),
         *copies("write", "guarded write", target),
+        *copies("read_into", "guarded read, into a buffer", target),
         *copies("read", "guarded read, into new bytes", target),
     ]
 
@@ -236,13 +237,15 @@ def copies(name: str, text: str, target: Mapping) -> list[Row]:
     rows = []
     for size, label in ((4096, "4K"), (64 << 10, "64K"), (1 << 20, "1M"), (MOST, "64M")):
         count = max(min(2_000, (16 << 20) // size), 1)
-        run = writing(target, bytes(size)) if name == "write" else reading(target, size)
+        run = {"write": writing, "read": reading, "read_into": reading_into}[name](target, size)
         goal = 1.3 if size == 4096 else 1.02
         rows.append(Row(f"{name}.{label}", f"{text}, {label}iB", goal, "c", count, run, size))
     return rows
 
 
-def writing(target: Mapping, data: bytes) -> Callable[[int], None]:
+def writing(target: Mapping, size: int) -> Callable[[int], None]:
+    data = bytes(size)
+
     def run(count: int) -> None:
         for _ in range(count):
             target.write(0, data)
@@ -254,6 +257,16 @@ def reading(target: Mapping, size: int) -> Callable[[int], None]:
     def run(count: int) -> None:
         for _ in range(count):
             target.read(0, size)
+
+    return run
+
+
+def reading_into(target: Mapping, size: int) -> Callable[[int], None]:
+    buffer = bytearray(size)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            target.read_into(buffer)
 
     return run
 

@@ -88,7 +88,9 @@ class DirtyRing(Closing):
         except InaccessibleMemory:
             self._mapping.close()
             raise HarnessError(f"the VM's dirty rings have fewer than {size} bytes") from None
-        self._ring: Any = ffi.from_buffer("struct kvm_dirty_gfn[]", self._mapping.view())
+        # No memoryview between: the interpreter does not survive one in a cycle that is collected.
+        memory = ffi.buffer(self._mapping.pointer(), size)
+        self._ring: Any = ffi.from_buffer("struct kvm_dirty_gfn[]", memory)
         self._next = 0
 
     @property

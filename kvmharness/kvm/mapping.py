@@ -18,6 +18,12 @@ from kvmharness.kvm.ioctl import system_call
 from kvmharness.kvm.memslots import Bindable
 from kvmharness.kvm.result import Result
 
+# Looked up once, for the copies; the shim fills in all of a struct kvmh_copy.
+# with block, also when a fault is raised: a traceback would keep it, and the interpreter does not
+# survive a collected cycle that has a memoryview and what was made from it.
+_cast, _from_buffer, _ANYTHING = ffi.cast, ffi.from_buffer, ffi.typeof("void *")
+_new_copy = ffi.new_allocator(should_clear_after_alloc=False)
+
 PAGE_SIZE = mmap.PAGESIZE
 PROT_NONE = 0
 PROT_READ = mmap.PROT_READ
@@ -168,18 +174,27 @@ class Mapping(Bindable):
         """
         size = self.size - offset if size is None else size
         self._check(offset, size)
-        target = ffi.new("char[]", size) if size else ffi.new("char[]", 1)
-        _guarded("read", lib.kvmh_copy, target, self._at(offset), size)
-        return bytes(ffi.buffer(target, size))
+        return _read(self._at(offset), size)
+
+    def read_into(self, buffer: bytearray | memoryview, offset: int = 0) -> None:
+        """Read from `offset` (bytes) until `buffer`, any writable one, is full, guarded.
+
+        Raises as read() does; `buffer` then has what lies before the page that can't be read.
+        """
+        with _from_buffer(buffer, require_writable=True) as target:
+            size = len(target)
+            self._check(offset, size)
+            _guarded("read", lib.kvmh_copy, target, self._at(offset), size)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write `data` at `offset` (bytes), guarded.
 
         Raises InaccessibleMemory when a page can't be written; what lies before it is written.
         """
-        size = memoryview(data).nbytes
-        self._check(offset, size)
-        _guarded("write", lib.kvmh_copy, self._at(offset), ffi.from_buffer(data), size)
+        with _from_buffer(data) as source:
+            size = len(source)
+            self._check(offset, size)
+            _guarded("write", lib.kvmh_copy, self._at(offset), source, size)
 
     def fill(self, offset: int, size: int, byte: int) -> None:
         """Set `size` bytes from `offset` (bytes) to `byte`, guarded."""
@@ -285,7 +300,7 @@ class Mapping(Bindable):
         self._viewed = None
 
     def _at(self, offset: int) -> Any:
-        return ffi.cast("void *", self.address + offset)
+        return _cast(_ANYTHING, self.address + offset)
 
     def _check(self, offset: int, size: int) -> None:
         if not self._open:
@@ -329,9 +344,7 @@ def _unmap_around(
 
 def guarded_read(address: int, size: int) -> bytes:
     """Read `size` bytes at any address of this process; raises InaccessibleMemory on a fault."""
-    target = ffi.new("char[]", max(size, 1))
-    _guarded("read", lib.kvmh_copy, target, _anywhere(address), size)
-    return bytes(ffi.buffer(target, size))
+    return _read(_anywhere(address), size)
 
 
 def guarded_write(address: int, data: bytes | bytearray | memoryview) -> None:
@@ -339,23 +352,29 @@ def guarded_write(address: int, data: bytes | bytearray | memoryview) -> None:
 
     Any address is meant: what the interpreter keeps there is overwritten.
     """
-    _guarded(
-        "write",
-        lib.kvmh_copy,
-        _anywhere(address),
-        ffi.from_buffer(data),
-        memoryview(data).nbytes,
-    )
+    with _from_buffer(data) as source:
+        _guarded("write", lib.kvmh_copy, _anywhere(address), source, len(source))
 
 
 def _anywhere(address: int) -> Any:
     if not 0 <= address < 1 << 64:
         raise OverflowError(f"address: {address:#x} does not fit 64 bits")
-    return ffi.cast("void *", address)
+    return _cast(_ANYTHING, address)
+
+
+def _read(source: Any, size: int) -> bytes:
+    if size < 2:  # bytes of these sizes are shared objects
+        target = ffi.new("char[]", 1)
+        _guarded("read", lib.kvmh_copy, target, source, size)
+        return bytes(ffi.buffer(target, size))
+    # Written to before anybody has seen it: a buffer of its own would be copied once more.
+    data = bytes(size)
+    _guarded("read", lib.kvmh_copy, _from_buffer(data), source, size)
+    return data
 
 
 def _guarded(action: str, copy: Any, to: Any, source: Any, size: int) -> None:
-    out = ffi.new("struct kvmh_copy *")
+    out = _new_copy("struct kvmh_copy *")
     copy(to, source, size, out)
     if out.signal:
         raise InaccessibleMemory(

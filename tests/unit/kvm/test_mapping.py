@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -321,6 +322,43 @@ def test_what_lies_before_a_fault_is_copied(cut: Mapping, start: int) -> None:
     assert fault.value.copied == 2 * PAGE_SIZE - start
     assert cut.read(0, start) == b"\x11" * start
     assert cut.read(start, 2 * PAGE_SIZE - start) == b"\x77" * (2 * PAGE_SIZE - start)
+
+
+@pytest.mark.parametrize("kind", [bytearray, lambda size: memoryview(bytearray(size)).cast("I")])
+def test_a_buffer_is_filled_up_to_a_fault(cut: Mapping, kind: Callable[[int], Any]) -> None:
+    buffer = kind(2 * PAGE_SIZE)
+    cut.read_into(buffer)
+    assert bytes(buffer) == b"\x11" * 2 * PAGE_SIZE
+    buffer = kind(2 * PAGE_SIZE)
+    with pytest.raises(InaccessibleMemory) as fault:
+        cut.read_into(buffer, PAGE_SIZE)
+    assert fault.value.copied == PAGE_SIZE
+    assert bytes(buffer) == b"\x11" * PAGE_SIZE + bytes(PAGE_SIZE)
+
+
+def test_a_buffer_that_cannot_be_filled_is_refused(mapping: Mapping) -> None:
+    with pytest.raises(BufferError):
+        mapping.read_into(bytes(8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="outside"):
+        mapping.read_into(bytearray(8), mapping.size - 7)
+    mapping.close()
+    with pytest.raises(HarnessError, match="closed"):
+        mapping.read_into(bytearray(8))
+
+
+def test_a_fault_keeps_no_buffer(cut: Mapping) -> None:
+    """A memoryview in a cycle with what was made from it ends the interpreter when collected."""
+    acts: list[Callable[[memoryview], None]] = [
+        lambda buffer: cut.write(PAGE_SIZE, buffer),
+        lambda buffer: cut.read_into(buffer, PAGE_SIZE),
+        lambda buffer: guarded_write(cut.address + PAGE_SIZE, buffer),
+    ]
+    for act in acts:
+        buffer = memoryview(bytearray(2 * PAGE_SIZE))
+        with pytest.raises(InaccessibleMemory) as fault:
+            act(buffer)
+        buffer.release()  # BufferError if anything still has it
+        assert fault.value.copied == PAGE_SIZE
 
 
 def test_faults_can_be_met_again_and_again(cut: Mapping) -> None:
