@@ -169,8 +169,9 @@ _names: dict[int, str] = {int(known): known.name for known in Cap}
 
 def check_extension(fd: HasFileno, capability: Cap | int) -> Result[int]:
     """Issue KVM_CHECK_EXTENSION; a trace shows the capability's name."""
-    name = cap_name(capability)
-    return ioctl.call(fd.fileno(), "KVM_CHECK_EXTENSION", int(capability), command=name)
+    number = int(capability)
+    name = _names.get(number) or str(number)
+    return ioctl.call(fd.fileno(), "KVM_CHECK_EXTENSION", number, command=name)
 
 
 def enable_cap(

@@ -15,15 +15,14 @@ from kvmharness.kvm.fields import pointer_to
 
 _run = pointer_to("kvm_run")
 
-# An IN or OUT is what a guest exits for most: read in one go, with each name looked up once.
-_cast, _buffer, _CHARS = ffi.cast, ffi.buffer, ffi.typeof("char *")
 _EXIT_IO, _EXIT_MEMORY_FAULT = int(lib.KVM_EXIT_IO), int(lib.KVM_EXIT_MEMORY_FAULT)
 _IO_OUT = int(lib.KVM_EXIT_IO_OUT)
-#: kvm_run.io: direction, size, port, count, data_offset.
-_IO = struct.Struct("=BBHIQ")
-_read_io = _IO.unpack_from
-_IO_START = int(ffi.offsetof("struct kvm_run", "io"))
-_IO_END = _IO_START + _IO.size
+
+_REASON_AT = int(ffi.offsetof("struct kvm_run", "exit_reason"))
+_IO_AT = int(ffi.offsetof("struct kvm_run", "io"))
+#: exit_reason, then io's direction, size, port, count, data_offset: an IN or OUT is what a guest
+#: exits for most, and is read in one go.
+_read_start = struct.Struct(f"={_REASON_AT}xI{_IO_AT - _REASON_AT - 4}xBBHIQ").unpack_from
 
 #: kvm_run's union, where an exit's data is.
 _UNION_BYTES = 256
@@ -35,14 +34,26 @@ def read_exit(run: Any, errno: int = 0, size: int | None = None) -> AnyExit:
     `size` is how many bytes are mapped from there, by default the struct's own: the data of a port
     lies behind it. KernelFault for an exit whose data lies beyond.
     """
-    return exit_of(_run(run), errno, ffi.sizeof("struct kvm_run") if size is None else size)
+    mapped = ffi.sizeof("struct kvm_run") if size is None else size
+    return exit_of(run, ffi.buffer(_run(run), mapped), errno)
 
 
-def exit_of(run: Any, errno: int, size: int) -> AnyExit:
-    """As read_exit(), for a run page that is known to be one: the caller's hot path."""
-    reason = run.exit_reason
+def exit_of(run: Any, page: Any, errno: int = 0) -> AnyExit:
+    """As read_exit(), for a run page that is known to be one: the caller's hot path.
+
+    `page` is what is mapped from `run`, as a buffer.
+    """
+    reason, direction, each, port, count, offset = _read_start(page)
     if reason == _EXIT_IO:
-        return _io(run, size)
+        end = offset + each * count
+        if end > len(page):
+            raise KernelFault(
+                f"KVM_EXIT_IO with {end - offset} bytes at {offset:#x}, outside the "
+                f"{len(page):#x} of kvm_run"
+            )
+        is_out = direction == _IO_OUT
+        data = page[offset:end] if is_out else b""
+        return exits.IoExit(_EXIT_IO, is_out, port, each, count, data, offset)
     if reason == _EXIT_MEMORY_FAULT:
         fault = run.memory_fault
         return exits.MemoryFaultExit(
@@ -50,18 +61,6 @@ def exit_of(run: Any, errno: int, size: int) -> AnyExit:
         )
     reader = _READERS.get(reason, _unknown)
     return reader(reason, run)
-
-
-def _io(run: Any, size: int) -> AnyExit:
-    direction, each, port, count, offset = _read_io(_buffer(run, _IO_END), _IO_START)
-    length = each * count
-    if offset + length > size:
-        raise KernelFault(
-            f"KVM_EXIT_IO with {length} bytes at {offset:#x}, outside the {size:#x} of kvm_run"
-        )
-    is_out = direction == _IO_OUT
-    data = _buffer(_cast(_CHARS, run) + offset, length)[:] if is_out else b""
-    return exits.IoExit(_EXIT_IO, is_out, port, each, count, data, offset)
 
 
 def _mmio(reason: int, run: Any) -> AnyExit:

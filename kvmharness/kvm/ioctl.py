@@ -370,7 +370,8 @@ def call(
     fd: int,
     name: str,
     argument: Any = None,
-    *,
+    # By keyword, though not so declared: each such default takes as long to find as a third of an
+    # ioctl takes.
     show: Any = None,
     command: str = "",
     room: int | None = None,
@@ -387,7 +388,7 @@ def call(
     not it succeeded.
     """
     known = _known.get(name) or _learn(name)
-    if argument is not None:
+    if argument is not None and (argument.__class__ is not int or known.request & _SIZE_BITS):
         _check(name, known, argument, room)
     if _trace.lists or _trace.file is not None:
         ret = _traced(fd, name, known.request, argument, show, command, fw_error)

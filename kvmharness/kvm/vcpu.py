@@ -221,6 +221,7 @@ class Vcpu(
             raise
         # Whoever keeps it past close() finds zeros there, and no hole.
         self._kvm_run = self._mapping.pointer("struct kvm_run *")
+        self._page = ffi.buffer(self._kvm_run, mmap_size)
         self._running_in = 0
         self._kicked = False
         # Re-entrant: a Python signal handler may kick the vCPU its own thread is running.
@@ -266,7 +267,7 @@ class Vcpu(
             while True:
                 ret = ioctl.run(self._fd, kvm_run, left if left < _SLICE_NS else _SLICE_NS)
                 if ret >= 0:
-                    return exit_of(kvm_run, 0, self._mapping.size)
+                    return exit_of(kvm_run, self._page)
                 ended = self._ended_early(-ret)
                 if ended is not None:
                     return ended
@@ -302,7 +303,7 @@ class Vcpu(
                 slice_ns = left if left < _SLICE_NS else _SLICE_NS
                 ret = ioctl.run_until(self._fd, kvm_run, size, slice_ns, until.c)
                 if ret == 0:
-                    exit_ = exit_of(kvm_run, 0, size)
+                    exit_ = exit_of(kvm_run, self._page)
                     if not until.keeps(exit_):
                         return until.stretch(exit_)
                 elif ret < 0:
@@ -326,7 +327,7 @@ class Vcpu(
             return InterruptedExit(lib.KVM_EXIT_INTR) if self._take_kick() else None
         fault = self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
         if number in _FAULT_ERRNOS and fault:
-            return exit_of(self._kvm_run, number, self._mapping.size)
+            return exit_of(self._kvm_run, self._page, number)
         raise self._run_failed(number)
 
     def settle(self) -> None:
