@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What this host offers, as facts: gathered by asking and trying, judged elsewhere (paths.py).
+"""What this host offers, as facts: gathered by asking and trying, judged elsewhere (verdict.py).
 
 Everything here is plain data that JSON can hold. A fact that can't be had is None, with the reason
 beside it where a person would ask for one.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which paths of the suite would run on a host, judged from the facts that probe.py gathered.
+"""Which paths of the suite would run on a host, judged from the facts that facts.py gathered.
 
 A pure function of facts: what it says about a host can be tested without one.
 """
