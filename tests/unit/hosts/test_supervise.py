@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What becomes of tests whose host ends badly: panics, hangs, dies at boot, or says nothing.
 
-The hosts here are played: they say what a child on a host would, line by line.
+The hosts here are fakes: they say what a child on a host would, line by line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TESTS = ("a", "b", "c", "d")
 
 
 def said(kind: str, name: str) -> bytes:
-    """Return a line of a played test process: plan, start, or a record's outcome."""
+    """Return a line of a fake test process: plan, start, or a record's outcome."""
     nodeid = f"snp/test_x.py::test_{name}"
     if kind == "plan":
         value: dict[str, Any] = {
@@ -48,7 +48,7 @@ def passes(*names: str) -> bytes:
     return b"".join(said("start", name) + said("passed", name) for name in names)
 
 
-class PlayedHost:
+class FakeHost:
     """Plays one script for each child: what it writes, and how the run ends."""
 
     facts: Mapping[str, object] = {"kind": "emulated-snp"}
@@ -70,7 +70,7 @@ class PlayedHost:
         return ended
 
 
-def run(host: PlayedHost, ends: type[BaseException] | None = None, **options: Any) -> HostResult:
+def run(host: FakeHost, ends: type[BaseException] | None = None, **options: Any) -> HostResult:
     heard: list[Record] = []
 
     def listen(event: Record | dict[str, Any]) -> None:
@@ -105,14 +105,14 @@ PANIC = HostRun(
 
 
 def test_a_run_to_the_end() -> None:
-    host = PlayedHost((said("plan", "abcd") + passes(*TESTS) + said("end", "0"), FINISHED))
+    host = FakeHost((said("plan", "abcd") + passes(*TESTS) + said("end", "0"), FINISHED))
     result = run(host)
     assert outcomes(result) == dict.fromkeys(TESTS, "passed")
     assert (result.count("passed"), result.not_run) == (4, 0)
 
 
 def test_a_panic_is_the_running_test_s_and_the_rest_runs_in_another_boot() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "abcd") + passes("a") + said("start", "b"), PANIC),
         (said("plan", "cd") + passes("c", "d") + said("end", "0"), FINISHED),
     )
@@ -130,7 +130,7 @@ def test_a_panic_is_the_running_test_s_and_the_rest_runs_in_another_boot() -> No
 
 def test_half_a_record_at_a_panic_is_no_record_but_is_in_the_report() -> None:
     cut = said("passed", "b")[:-9]
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "ab") + passes("a") + said("start", "b") + cut, PANIC),
     )
     result = run(host)
@@ -140,7 +140,7 @@ def test_half_a_record_at_a_panic_is_no_record_but_is_in_the_report() -> None:
 
 def test_a_host_that_always_panics_is_given_up() -> None:
     boots = [(said("plan", "".join(left)) + said("start", left[0]), PANIC) for left in _suffixes()]
-    host = PlayedHost(*boots)
+    host = FakeHost(*boots)
     result = run(host)
     reasons = list(outcomes(result).values())
     assert len(reasons) == 20
@@ -156,7 +156,7 @@ def _suffixes() -> list[list[str]]:
 
 def test_a_hang_takes_the_rest_of_the_time() -> None:
     timeout = HostRun(Verdict.TIMEOUT, None, 2.0, "still running 2 s after the command began")
-    host = PlayedHost((said("plan", "abc") + passes("a") + said("start", "b"), timeout))
+    host = FakeHost((said("plan", "abc") + passes("a") + said("start", "b"), timeout))
     result = run(host, timeout=0.0)
     assert outcomes(result) == {
         "a": "passed",
@@ -167,7 +167,7 @@ def test_a_hang_takes_the_rest_of_the_time() -> None:
 
 def test_a_host_that_does_not_boot_fails_once() -> None:
     ended = HostRun(Verdict.BOOT_FAILED, None, 120.0, "insmod kvm.ko: Invalid argument")
-    result = run(PlayedHost((b"", ended)))
+    result = run(FakeHost((b"", ended)))
     assert [(record.id, record.outcome, record.reason) for record in result.records] == [
         ("emulated-snp", "error", "boot-failed: insmod kvm.ko: Invalid argument")
     ]
@@ -176,7 +176,7 @@ def test_a_host_that_does_not_boot_fails_once() -> None:
 def test_noise_between_records_is_kept_for_the_report() -> None:
     killed = HostRun(Verdict.FINISHED, 139, 1.0)
     noise = b'Fatal Python error: Segmentation fault\n  File "/x/_pytest/runner.py", line 1\n'
-    host = PlayedHost((said("plan", "a") + b"warning\n" + said("start", "a") + noise, killed))
+    host = FakeHost((said("plan", "a") + b"warning\n" + said("start", "a") + noise, killed))
     (record,) = run(host).records
     assert record.reason == "the test process was killed by SIGSEGV"
     assert "Segmentation fault" in record.report
@@ -194,7 +194,7 @@ def test_noise_between_records_is_kept_for_the_report() -> None:
 )
 def test_only_the_kernel_s_doing_is_a_failure(verdict: Verdict, outcome: str) -> None:
     ended = HostRun(verdict, None, 2.0, "why")
-    (record,) = run(PlayedHost((said("plan", "a") + said("start", "a"), ended))).records
+    (record,) = run(FakeHost((said("plan", "a") + said("start", "a"), ended))).records
     assert (record.id, record.outcome) == ("snp.a", outcome)
     assert 0 < record.seconds < 60
     assert record.cause == ("timeout" if verdict is Verdict.TIMEOUT else "")
@@ -203,14 +203,14 @@ def test_only_the_kernel_s_doing_is_a_failure(verdict: Verdict, outcome: str) ->
 def test_a_hang_that_the_watchdog_ended_is_a_failure_of_time() -> None:
     noise = b"Timeout (0:02:00)!\nThread 0x1 (most recent call first):\n"
     text = said("plan", "a") + said("start", "a") + noise
-    (record,) = run(PlayedHost((text, HostRun(Verdict.FINISHED, 1, 1.0)))).records
+    (record,) = run(FakeHost((text, HostRun(Verdict.FINISHED, 1, 1.0)))).records
     assert (record.outcome, record.cause) == ("failed", "timeout")
     assert record.reason.startswith("hung: ")
     assert "most recent call first" in record.report
 
 
 def test_a_death_between_two_tests_is_an_error_of_the_host_s_and_the_rest_runs() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "ab") + passes("a"), PANIC),
         (said("plan", "b") + passes("b") + said("end", "0"), FINISHED),
     )
@@ -221,7 +221,7 @@ def test_a_death_between_two_tests_is_an_error_of_the_host_s_and_the_rest_runs()
 
 
 def test_a_session_that_fails_by_itself_is_an_error_and_the_rest_runs() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "ab") + said("start", "a") + said("end", "3"), FINISHED),
         (said("plan", "b") + passes("b") + said("end", "0"), FINISHED),
     )
@@ -235,7 +235,7 @@ def test_a_session_that_fails_by_itself_is_an_error_and_the_rest_runs() -> None:
 
 
 def test_what_the_next_child_does_not_know_of_any_more_did_not_run() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "abc") + said("start", "a"), PANIC),
         (said("plan", "b") + passes("b") + said("end", "0"), FINISHED),
     )
@@ -244,7 +244,7 @@ def test_what_the_next_child_does_not_know_of_any_more_did_not_run() -> None:
 
 def test_a_session_that_ends_too_soon_says_what_it_left_out() -> None:
     text = said("plan", "abc") + passes("a") + said("start", "b") + said("end", "2")
-    result = run(PlayedHost((text, FINISHED)))
+    result = run(FakeHost((text, FINISHED)))
     assert outcomes(result) == {
         "a": "passed",
         "b": "the session ended in this test",
@@ -255,14 +255,14 @@ def test_a_session_that_ends_too_soon_says_what_it_left_out() -> None:
 
 
 def test_a_crash_stops_what_a_failure_stops() -> None:
-    host = PlayedHost((said("plan", "ab") + said("start", "a"), PANIC))
+    host = FakeHost((said("plan", "ab") + said("start", "a"), PANIC))
     result = run(host, stops_early=True)
     assert outcomes(result)["b"] == "not run: the run was told to stop at a failure"
 
 
 def test_what_each_child_finds_anew_is_recorded_once() -> None:
     broken = said("error", "x")
-    host = PlayedHost(
+    host = FakeHost(
         (broken + said("plan", "ab") + said("start", "a"), PANIC),
         (broken + said("plan", "b") + passes("b") + said("end", "1"), FINISHED),
     )
@@ -274,7 +274,7 @@ def test_what_each_child_finds_anew_is_recorded_once() -> None:
     [(KeyboardInterrupt(), "interrupted"), (SystemExit(143), "ended from outside")],
 )
 def test_an_interruption_leaves_a_record_of_each_test(error: BaseException, how: str) -> None:
-    host = PlayedHost((said("plan", "abc") + passes("a") + said("start", "b"), error))
+    host = FakeHost((said("plan", "abc") + passes("a") + said("start", "b"), error))
     result = run(host, ends=type(error))
     assert outcomes(result) == {
         "a": "passed",
@@ -287,14 +287,14 @@ def test_an_interruption_leaves_a_record_of_each_test(error: BaseException, how:
 
 
 def test_an_interruption_before_there_is_a_plan_is_told_too() -> None:
-    result = run(PlayedHost((b"", KeyboardInterrupt())), ends=KeyboardInterrupt)
+    result = run(FakeHost((b"", KeyboardInterrupt())), ends=KeyboardInterrupt)
     (record,) = result.records
     assert (record.is_of_host, record.ran) == (True, False)
     assert "before any test began" in record.reason
 
 
 def test_a_host_that_can_not_run_is_an_error_and_nothing_is_lost() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "abc") + passes("a") + said("start", "b"), HarnessError("no room for QEMU"))
     )
     result = run(host)
@@ -312,14 +312,14 @@ def test_a_job_that_can_not_be_done_is_refused() -> None:
         if child.usage:
             raise UsageError(child.usage)
 
-    host = PlayedHost((said("usage", "no test is called 'x'") + said("end", "4"), FINISHED))
+    host = FakeHost((said("usage", "no test is called 'x'") + said("end", "4"), FINISHED))
     result = run(host, ends=UsageError, check=check)
     assert result.records == []
 
 
 def test_a_child_that_can_not_start_is_an_error_that_says_why() -> None:
     ended = HostRun(Verdict.FINISHED, 1, 0.1)
-    result = run(PlayedHost((b"/usr/bin/python: No module named pytest\n", ended)))
+    result = run(FakeHost((b"/usr/bin/python: No module named pytest\n", ended)))
     (record,) = result.records
     assert (record.is_of_host, record.outcome) == (True, "error")
     assert "could not be started: /usr/bin/python: No module named pytest" in record.reason
@@ -342,7 +342,7 @@ def test_the_record_of_a_crash_holds_what_the_kernel_said_since_the_test_began()
             "Call Trace:",
         ),
     )
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "ab") + passes("a") + said("start", "b"), oops),
     )
     result = run(host)
@@ -358,13 +358,13 @@ def test_the_record_of_a_crash_holds_what_the_kernel_said_since_the_test_began()
 
 def test_of_a_long_log_the_beginning_and_the_end_are_kept() -> None:
     storm = HostRun(Verdict.FINISHED, 137, 1.0, kernel_log=logged(*map(str, range(1000))))
-    host = PlayedHost((said("plan", "a") + said("start", "a"), storm))
+    host = FakeHost((said("plan", "a") + said("start", "a"), storm))
     lines = [line.split("] ")[-1] for line in run(host).records[0].kernel_log]
     assert (lines[0], lines[200], lines[-1]) == ("0", "... 700 lines left out ...", "999")
 
 
 def test_a_crash_whose_log_is_not_known_is_a_crash_all_the_same() -> None:
-    host = PlayedHost(
+    host = FakeHost(
         (said("plan", "a") + said("start", "a"), HostRun(Verdict.FINISHED, 137, 1.0)),
     )
     (record,) = run(host).records

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Objects of the binding on fds that are no KVM's, before a played kernel."""
+"""Objects of the binding on fds that are no KVM's, before a fake kernel."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 
-from .played import KVM_FD, MMAP_SIZE, VM_FD, PlayedKernel, disowned, mappable
+from .fake_kernel import KVM_FD, MMAP_SIZE, VM_FD, FakeKernel, disowned, mappable
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> PlayedKernel:
-    played = PlayedKernel()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    fake = FakeKernel()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture
-def kvm(kernel: PlayedKernel) -> Iterator[Kvm]:
+def kvm(kernel: FakeKernel) -> Iterator[Kvm]:
     thing = Kvm(KVM_FD)
     yield thing
     disowned(thing)
 
 
 @pytest.fixture
-def vm(kernel: PlayedKernel) -> Iterator[Vm]:
+def vm(kernel: FakeKernel) -> Iterator[Vm]:
     thing = Vm(VM_FD, MMAP_SIZE, VmType.DEFAULT)
     yield thing
     disowned(thing)
 
 
 @pytest.fixture
-def vcpu(kernel: PlayedKernel) -> Iterator[Vcpu]:
+def vcpu(kernel: FakeKernel) -> Iterator[Vcpu]:
     with Vcpu(mappable(), 3, MMAP_SIZE) as thing:
         yield thing

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which ioctl each method makes, on which fd, with what in its struct; the kernel is played."""
+"""Which ioctl each method makes, on which fd, with what in its struct; the kernel is a fake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kvmharness.machine import builder
 from kvmharness.machine import machine as machine_module
 from kvmharness.machine.running import VcpuThread
 
-from .played import DEVICE_FD, MMAP_SIZE, VM_FD, PlayedKernel, disowned, mappable
+from .fake_kernel import DEVICE_FD, MMAP_SIZE, VM_FD, FakeKernel, disowned, mappable
 
 # ------------------------------------------------------------------ one call, one struct
 
@@ -92,7 +92,7 @@ SIMPLE: dict[str, tuple[Callable[[Any], object], str, Any]] = {
 
 
 @pytest.mark.parametrize("method", SIMPLE)
-def test_vm_calls(kernel: PlayedKernel, vm: Vm, method: str) -> None:
+def test_vm_calls(kernel: FakeKernel, vm: Vm, method: str) -> None:
     call, name, argument = SIMPLE[method]
     call(vm)
     assert (kernel.fd, kernel.name, kernel.argument) == (VM_FD, name, argument)
@@ -101,7 +101,7 @@ def test_vm_calls(kernel: PlayedKernel, vm: Vm, method: str) -> None:
         call(vm)
 
 
-def test_enable_cap_has_up_to_four_arguments(kernel: PlayedKernel, vm: Vm) -> None:
+def test_enable_cap_has_up_to_four_arguments(kernel: FakeKernel, vm: Vm) -> None:
     vm.enable_cap(188, 1, 2, 3, 4, flags=6)
     assert kernel.argument["cap"] == 188
     assert kernel.argument["flags"] == 6
@@ -112,12 +112,12 @@ def test_enable_cap_has_up_to_four_arguments(kernel: PlayedKernel, vm: Vm) -> No
 
 
 @pytest.mark.parametrize("fd", [-1, 2**32 - 1])
-def test_a_guest_memfd_of_minus_one_is_all_ones(kernel: PlayedKernel, vm: Vm, fd: int) -> None:
+def test_a_guest_memfd_of_minus_one_is_all_ones(kernel: FakeKernel, vm: Vm, fd: int) -> None:
     vm.set_user_memory_region2(0, 0, 0, 0, 0, fd)
     assert kernel.argument["guest_memfd"] == 2**32 - 1
 
 
-def test_objects_pass_their_fd(kernel: PlayedKernel, vm: Vm) -> None:
+def test_objects_pass_their_fd(kernel: FakeKernel, vm: Vm) -> None:
     with OwnedFd(os.dup(0)) as fd:
         vm.set_user_memory_region2(0, 0, 0, 0, 0, fd)
         assert kernel.argument["guest_memfd"] == fd.fileno()
@@ -127,7 +127,7 @@ def test_objects_pass_their_fd(kernel: PlayedKernel, vm: Vm) -> None:
         assert kernel.argument["fd"] == fd.fileno()
 
 
-def test_eventfds(kernel: PlayedKernel, vm: Vm) -> None:
+def test_eventfds(kernel: FakeKernel, vm: Vm) -> None:
     vm.irqfd(7, 4, lib.KVM_IRQFD_FLAG_DEASSIGN)
     assert kernel.name == "KVM_IRQFD"
     assert (kernel.argument["fd"], kernel.argument["gsi"], kernel.argument["flags"]) == (7, 4, 1)
@@ -139,14 +139,14 @@ def test_eventfds(kernel: PlayedKernel, vm: Vm) -> None:
     assert {key: kernel.argument[key] for key in wanted} == wanted
 
 
-def test_a_message_address_is_split(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_message_address_is_split(kernel: FakeKernel, vm: Vm) -> None:
     vm.signal_msi(0x12_FEE0_1000, 0x4030)
     assert kernel.argument["address_lo"] == 0xFEE0_1000
     assert kernel.argument["address_hi"] == 0x12
     assert kernel.argument["data"] == 0x4030
 
 
-def test_the_dirty_log_is_the_bitmap_the_kernel_fills(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_dirty_log_is_the_bitmap_the_kernel_fills(kernel: FakeKernel, vm: Vm) -> None:
     def fill(log: Any) -> int:
         ffi.cast("__u64 *", log.dirty_bitmap)[1] = 5
         return 0
@@ -160,7 +160,7 @@ def test_the_dirty_log_is_the_bitmap_the_kernel_fills(kernel: PlayedKernel, vm: 
     assert vm.try_.get_dirty_log(3, 0).value is None
 
 
-def test_an_msr_filter_has_a_bitmap_for_each_range(kernel: PlayedKernel, vm: Vm) -> None:
+def test_an_msr_filter_has_a_bitmap_for_each_range(kernel: FakeKernel, vm: Vm) -> None:
     seen: list[tuple[int, int, int, bytes]] = []
 
     def look(msr_filter: Any) -> int:
@@ -178,7 +178,7 @@ def test_an_msr_filter_has_a_bitmap_for_each_range(kernel: PlayedKernel, vm: Vm)
         vm.set_msr_filter([(0, 1, 1)] * (lib.KVM_MSR_FILTER_MAX_RANGES + 1))
 
 
-def test_the_launch_command_brings_the_firmwares_code(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_launch_command_brings_the_firmwares_code(kernel: FakeKernel, vm: Vm) -> None:
     def refuse(command: Any) -> int:
         command.error = 0x16
         return -errno.EIO
@@ -195,7 +195,7 @@ def test_the_launch_command_brings_the_firmwares_code(kernel: PlayedKernel, vm: 
 # ------------------------------------------------------------------ calls that make objects
 
 
-def test_a_guest_memfd_is_made_and_is_not_inherited(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_guest_memfd_is_made_and_is_not_inherited(kernel: FakeKernel, vm: Vm) -> None:
     fd = os.memfd_create("guest_memfd", 0)  # inheritable, as the kernel makes it
     kernel.answers["KVM_CREATE_GUEST_MEMFD"] = fd
     with vm.create_guest_memfd(0x4000, 3) as memfd:
@@ -205,7 +205,7 @@ def test_a_guest_memfd_is_made_and_is_not_inherited(kernel: PlayedKernel, vm: Vm
         assert not os.get_inheritable(fd)
 
 
-def test_a_vcpu_is_made_and_mapped(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_vcpu_is_made_and_mapped(kernel: FakeKernel, vm: Vm) -> None:
     kernel.answers["KVM_CREATE_VCPU"] = mappable()
     with vm.create_vcpu(5) as made:
         assert (kernel.fd, kernel.argument) == (VM_FD, 5)
@@ -213,7 +213,7 @@ def test_a_vcpu_is_made_and_mapped(kernel: PlayedKernel, vm: Vm) -> None:
         assert made.kvm_run.exit_reason == 0
 
 
-def test_a_vcpu_that_can_not_be_mapped_is_closed(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_vcpu_that_can_not_be_mapped_is_closed(kernel: FakeKernel, vm: Vm) -> None:
     fd = os.eventfd(0)
     kernel.answers["KVM_CREATE_VCPU"] = fd
     with pytest.raises(KvmError, match="mmap failed: ENODEV"):
@@ -222,7 +222,7 @@ def test_a_vcpu_that_can_not_be_mapped_is_closed(kernel: PlayedKernel, vm: Vm) -
         os.fstat(fd)
 
 
-def test_a_device_is_made_from_the_fd_in_its_struct(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_device_is_made_from_the_fd_in_its_struct(kernel: FakeKernel, vm: Vm) -> None:
     fd = os.dup(0)
 
     def create(arguments: Any) -> int:
@@ -239,13 +239,13 @@ def test_a_device_is_made_from_the_fd_in_its_struct(kernel: PlayedKernel, vm: Vm
 @pytest.mark.parametrize(
     "make", ["create_guest_memfd", "create_vcpu", "create_device"], ids=lambda name: name
 )
-def test_what_is_refused_makes_no_object(kernel: PlayedKernel, vm: Vm, make: str) -> None:
+def test_what_is_refused_makes_no_object(kernel: FakeKernel, vm: Vm, make: str) -> None:
     kernel.answers[f"KVM_{make.upper()}"] = -errno.EINVAL
     result = getattr(vm.try_, make)(1)
     assert (result.errno_name, result.value) == ("EINVAL", None)
 
 
-def test_a_vm_is_made_of_the_type_asked_for(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_a_vm_is_made_of_the_type_asked_for(kernel: FakeKernel, kvm: Kvm) -> None:
     kernel.answers["KVM_CHECK_EXTENSION"] = 1 << VmType.SNP | 1
     kernel.answers["KVM_CREATE_VM"] = os.dup(0)
     with kvm.create_vm(VmType.SNP) as vm:
@@ -253,14 +253,14 @@ def test_a_vm_is_made_of_the_type_asked_for(kernel: PlayedKernel, kvm: Kvm) -> N
         assert (vm.vm_type, vm.vcpu_mmap_size) == (VmType.SNP, MMAP_SIZE)
 
 
-def test_a_vm_whose_size_can_not_be_asked_is_not_made(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_a_vm_whose_size_can_not_be_asked_is_not_made(kernel: FakeKernel, kvm: Kvm) -> None:
     kernel.answers["KVM_GET_VCPU_MMAP_SIZE"] = -errno.EINVAL
     kernel.answers["KVM_CREATE_VM"] = lambda _: pytest.fail("a VM was made, and would leak")
     with pytest.raises(KvmError, match="KVM_GET_VCPU_MMAP_SIZE failed"):
         kvm.create_vm()
 
 
-def test_vm_types_are_the_capabilitys_bits(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_vm_types_are_the_capabilitys_bits(kernel: FakeKernel, kvm: Kvm) -> None:
     kernel.answers["KVM_CHECK_EXTENSION"] = 0
     assert kvm.vm_types() == {VmType.DEFAULT}  # before KVM_CAP_VM_TYPES
     kernel.answers["KVM_CHECK_EXTENSION"] = 0b110001
@@ -270,7 +270,7 @@ def test_vm_types_are_the_capabilitys_bits(kernel: PlayedKernel, kvm: Kvm) -> No
 @pytest.mark.parametrize("vm_type", [t for t in VmType if t is not VmType.DEFAULT])
 @pytest.mark.parametrize("mask", [0, 1])
 def test_a_missing_vm_type_has_a_reason(
-    kernel: PlayedKernel, kvm: Kvm, vm_type: VmType, mask: int
+    kernel: FakeKernel, kvm: Kvm, vm_type: VmType, mask: int
 ) -> None:
     kernel.answers["KVM_CHECK_EXTENSION"] = mask
     with pytest.raises(MissingCapability) as missing:
@@ -279,7 +279,7 @@ def test_a_missing_vm_type_has_a_reason(
     assert ("KVM_CAP_VM_TYPES" in missing.value.reason) == (mask == 0)
 
 
-def test_a_number_that_is_no_vm_type_is_told_which_are(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_a_number_that_is_no_vm_type_is_told_which_are(kernel: FakeKernel, kvm: Kvm) -> None:
     kernel.answers["KVM_CREATE_VM"] = -errno.EINVAL
     with pytest.raises(KvmError, match="no VM type has the number 99: default 0, sw-protected 1"):
         kvm.create_vm(99)
@@ -304,7 +304,7 @@ def test_a_device_that_can_not_be_opened_is_missing(path: str, reason: str) -> N
 # ------------------------------------------------------------------ what the kernel fills in
 
 
-def test_cpuid_is_a_struct_for_the_vcpu(kernel: PlayedKernel, kvm: Kvm, vcpu: Vcpu) -> None:
+def test_cpuid_is_a_struct_for_the_vcpu(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu) -> None:
     def fill(cpuid: Any) -> int:
         assert cpuid.nent == 256
         cpuid.nent = 1
@@ -318,7 +318,7 @@ def test_cpuid_is_a_struct_for_the_vcpu(kernel: PlayedKernel, kvm: Kvm, vcpu: Vc
     assert (kernel.name, kernel.argument["nent"]) == ("KVM_SET_CPUID2", 1)
 
 
-def test_msr_indices_are_a_list(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_msr_indices_are_a_list(kernel: FakeKernel, kvm: Kvm) -> None:
     def fill(msrs: Any) -> int:
         msrs.nmsrs = 2
         msrs.indices[0], msrs.indices[1] = 0x10, 0xC000_0080
@@ -328,7 +328,7 @@ def test_msr_indices_are_a_list(kernel: PlayedKernel, kvm: Kvm) -> None:
     assert kvm.get_msr_index_list() == [0x10, 0xC000_0080]
 
 
-def test_msrs_are_read_until_the_kernel_stops(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_msrs_are_read_until_the_kernel_stops(kernel: FakeKernel, vcpu: Vcpu) -> None:
     def fill(msrs: Any) -> int:
         assert [msrs.entries[i].index for i in range(msrs.nmsrs)] == [0x10, 0x11, 0x12]
         msrs.entries[0].data = 100
@@ -343,7 +343,7 @@ def test_msrs_are_read_until_the_kernel_stops(kernel: PlayedKernel, vcpu: Vcpu) 
     assert vcpu.try_.get_msrs([0x10]).value is None
 
 
-def test_msrs_are_set_in_order(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_msrs_are_set_in_order(kernel: FakeKernel, vcpu: Vcpu) -> None:
     seen: list[tuple[int, int]] = []
 
     def look(msrs: Any) -> int:
@@ -355,7 +355,7 @@ def test_msrs_are_set_in_order(kernel: PlayedKernel, vcpu: Vcpu) -> None:
     assert seen == [(0xC000_0081, 1), (0x10, 2**64 - 1)]
 
 
-def test_registers_are_structs(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_registers_are_structs(kernel: FakeKernel, vcpu: Vcpu) -> None:
     def fill(regs: Any) -> int:
         regs.rip = 0xFFF0
         return 0
@@ -376,7 +376,7 @@ def test_registers_are_structs(kernel: PlayedKernel, vcpu: Vcpu) -> None:
     assert (kernel.name, kernel.argument["cr3"]) == ("KVM_SET_SREGS", 0x1000)
 
 
-def test_other_vcpu_calls(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_other_vcpu_calls(kernel: FakeKernel, vcpu: Vcpu) -> None:
     vcpu.interrupt(0x21)
     assert (kernel.name, kernel.argument) == ("KVM_INTERRUPT", {"irq": 0x21})
     vcpu.set_guest_debug(3)
@@ -394,7 +394,7 @@ def test_other_vcpu_calls(kernel: PlayedKernel, vcpu: Vcpu) -> None:
     assert (kernel.name, kernel.argument["mp_state"]) == ("KVM_SET_MP_STATE", 1)
 
 
-def test_pre_fault_says_how_far_it_came(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_pre_fault_says_how_far_it_came(kernel: FakeKernel, vcpu: Vcpu) -> None:
     def advance(arguments: Any) -> int:
         arguments.gpa += 0x2000
         arguments.size -= 0x2000
@@ -406,7 +406,7 @@ def test_pre_fault_says_how_far_it_came(kernel: PlayedKernel, vcpu: Vcpu) -> Non
     assert result.written_back == (0x1_2000, 0x3000)
 
 
-def test_attributes_on_the_file_say_where_they_failed(kernel: PlayedKernel) -> None:
+def test_attributes_on_the_file_say_where_they_failed(kernel: FakeKernel) -> None:
     def refuse(arguments: Any) -> int:
         arguments.error_offset = 0x3000
         return -errno.EAGAIN
@@ -419,7 +419,7 @@ def test_attributes_on_the_file_say_where_they_failed(kernel: PlayedKernel) -> N
     assert result.written_back == (0x3000,)
 
 
-def test_device_attributes(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_device_attributes(kernel: FakeKernel, kvm: Kvm) -> None:
     device = Device(DEVICE_FD)
     value = ffi.new("__u64 *", 5)
     kernel.answers["KVM_SET_DEVICE_ATTR"] = lambda attribute: (
@@ -481,7 +481,7 @@ def test_mmap_goes_to_the_end_unless_told() -> None:
 
 
 def test_a_vcpu_that_never_leaves_is_an_error_and_not_a_hang(
-    kernel: PlayedKernel, vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stuck:
         running = True
@@ -509,7 +509,7 @@ def test_a_vcpu_that_never_leaves_is_an_error_and_not_a_hang(
     assert vcpu.closed
 
 
-def test_a_payload_needs_the_vcpu_it_is_for(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_a_payload_needs_the_vcpu_it_is_for(kernel: FakeKernel, kvm: Kvm) -> None:
     planned = builder.VmBuilder(kvm).memory(0, 1 << 20).payload("hello", vcpu=2).vcpus(2)
     with pytest.raises(HarnessError, match="payload hello is for vCPU 2, of 2 from 0"):
         planned.build()
@@ -519,7 +519,7 @@ def test_a_payload_needs_the_vcpu_it_is_for(kernel: PlayedKernel, kvm: Kvm) -> N
 
 
 def test_objects_close_with_their_last_reference_and_need_no_garbage_collector(
-    kernel: PlayedKernel, kvm: Kvm
+    kernel: FakeKernel, kvm: Kvm
 ) -> None:
     kernel.answers["KVM_CREATE_VM"] = os.dup(0)
     kernel.answers["KVM_CREATE_VCPU"] = mappable()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Results, decoding and the trace, on fds that are no KVM's: pipes, and a kernel played by us."""
+"""Results, decoding and the trace, on fds that are no KVM's: pipes, and a fake kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Kernel = Callable[[int, int, Any], int]
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], None]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], None]:
     """A function that puts a Python function in the kernel's place: (fd, request, argument)."""
     return lambda kernel: monkeypatch.setattr(ioctl, "_issue", kernel)
 
@@ -116,14 +116,14 @@ def test_a_name_that_is_no_ioctl_is_a_mistake(pipe: int) -> None:
         ioctl.call(pipe, "KVM_NONSENSE")
 
 
-def test_the_request_and_return_value_pass_through(played: Callable[[Kernel], None]) -> None:
+def test_the_request_and_return_value_pass_through(fake: Callable[[Kernel], None]) -> None:
     seen: list[tuple[int, int, Any]] = []
 
     def kernel(fd: int, request: int, argument: Any) -> int:
         seen.append((fd, request, argument))
         return 12
 
-    played(kernel)
+    fake(kernel)
     result = ioctl.call(77, "KVM_GET_API_VERSION")
     assert seen == [(77, lib.KVM_GET_API_VERSION, None)]
     assert (result.ret, result.value, result.ok) == (12, 12, True)
@@ -131,7 +131,7 @@ def test_the_request_and_return_value_pass_through(played: Callable[[Kernel], No
 
 @pytest.mark.parametrize("ret", [0, -errno.EIO])
 def test_what_the_kernel_writes_back_is_read_after_success_and_failure(
-    played: Callable[[Kernel], None], ret: int
+    fake: Callable[[Kernel], None], ret: int
 ) -> None:
     arguments = ffi.new("struct kvm_pre_fault_memory *")
     arguments.gpa = 0x1000
@@ -143,7 +143,7 @@ def test_what_the_kernel_writes_back_is_read_after_success_and_failure(
         argument.flags = 9
         return ret
 
-    played(kernel)
+    fake(kernel)
     result = ioctl.call(
         1,
         "KVM_PRE_FAULT_MEMORY",
@@ -231,7 +231,7 @@ def test_whatever_is_decoded_is_json() -> None:
 # ------------------------------------------------------------------ the trace
 
 
-def test_a_recording_has_arguments_before_and_after(played: Callable[[Kernel], None]) -> None:
+def test_a_recording_has_arguments_before_and_after(fake: Callable[[Kernel], None]) -> None:
     arguments = ffi.new("struct kvm_irq_level *")
     arguments.irq = 5
 
@@ -239,7 +239,7 @@ def test_a_recording_has_arguments_before_and_after(played: Callable[[Kernel], N
         argument.level = 1
         return -errno.ENXIO
 
-    played(kernel)
+    fake(kernel)
     with ioctl.recording() as entries:
         ioctl.call(7, "KVM_IRQ_LINE", arguments)
     assert len(entries) == 1
@@ -259,8 +259,8 @@ def test_a_number_has_no_after(pipe: int) -> None:
     assert [(entry["before"], entry["after"]) for entry in entries] == [(4, None), (None, None)]
 
 
-def test_show_is_decoded_in_the_arguments_place(played: Callable[[Kernel], None]) -> None:
-    played(lambda *_: 0)
+def test_show_is_decoded_in_the_arguments_place(fake: Callable[[Kernel], None]) -> None:
+    fake(lambda *_: 0)
     inner = ffi.new("struct kvm_irq_level *")
     inner.irq = 3
     with ioctl.recording() as entries:
@@ -382,8 +382,8 @@ def test_the_environment_variable_opens_a_trace_at_import(tmp_path: Path) -> Non
 # ------------------------------------------------------------------ errors
 
 
-def test_an_error_says_what_the_call_was_given(played: Callable[[Kernel], None]) -> None:
-    played(lambda fd, request, argument: -errno.EINVAL)
+def test_an_error_says_what_the_call_was_given(fake: Callable[[Kernel], None]) -> None:
+    fake(lambda fd, request, argument: -errno.EINVAL)
     region = ffi.new("struct kvm_userspace_memory_region2 *")
     region.slot, region.memory_size, region.flags = 1, 0x3000, 4
     with pytest.raises(KvmError, match=r"\); slot=1, flags=4, memory_size=0x3000$"):

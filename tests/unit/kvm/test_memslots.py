@@ -29,7 +29,7 @@ from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 
-from .played import MMAP_SIZE, PlayedKernel, mappable
+from .fake_kernel import MMAP_SIZE, FakeKernel, mappable
 
 GPA = 0x4000_0000
 
@@ -43,7 +43,7 @@ def gmem(pages: int = 1) -> GuestMemfd:
 
 
 @pytest.fixture
-def vm(kernel: PlayedKernel) -> Iterator[Vm]:
+def vm(kernel: FakeKernel) -> Iterator[Vm]:
     """A VM with an fd of its own, which can be closed."""
     with Vm(os.dup(0), MMAP_SIZE, VmType.DEFAULT) as thing:
         yield thing
@@ -110,7 +110,7 @@ def test_a_slot_over_two_mappings_holds_both(vm: Vm) -> None:
         half.close()
 
 
-def test_a_mapping_may_be_given_itself(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_mapping_may_be_given_itself(kernel: FakeKernel, vm: Vm) -> None:
     with memory(2) as mapping:
         vm.set_user_memory_region(1, GPA, PAGE_SIZE, mapping)
         assert kernel.argument["userspace_addr"] == mapping.address
@@ -123,14 +123,14 @@ def test_a_mapping_may_be_given_itself(kernel: PlayedKernel, vm: Vm) -> None:
             delete(vm, slot)
 
 
-def test_an_address_of_nobody_is_a_value(kernel: PlayedKernel, vm: Vm) -> None:
+def test_an_address_of_nobody_is_a_value(kernel: FakeKernel, vm: Vm) -> None:
     for address in (0, 0x10, 2**64 - PAGE_SIZE, 2**64 - 1):
         vm.set_user_memory_region(0, GPA, PAGE_SIZE, address)
         assert kernel.argument["userspace_addr"] == address
     assert vm.memslots.size_of(0) == PAGE_SIZE
 
 
-def test_a_slot_the_kernel_refused_holds_nothing(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_slot_the_kernel_refused_holds_nothing(kernel: FakeKernel, vm: Vm) -> None:
     kernel.answers["KVM_SET_USER_MEMORY_REGION2"] = -errno.EINVAL
     mapping, guest_memfd = memory(), gmem()
     assert not vm.try_.set_user_memory_region2(0, GPA, PAGE_SIZE, mapping, 4, guest_memfd).ok
@@ -139,7 +139,7 @@ def test_a_slot_the_kernel_refused_holds_nothing(kernel: PlayedKernel, vm: Vm) -
     assert 0 not in vm.memslots
 
 
-def test_a_refused_change_keeps_what_was_there(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_refused_change_keeps_what_was_there(kernel: FakeKernel, vm: Vm) -> None:
     old, new = memory(), memory()
     bind(vm, old)
     kernel.answers["KVM_SET_USER_MEMORY_REGION"] = -errno.EINVAL
@@ -163,7 +163,7 @@ def test_a_replaced_slot_lets_the_old_memory_go(vm: Vm) -> None:
     new.close()
 
 
-def test_a_call_that_is_interrupted_holds_old_and_new(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_call_that_is_interrupted_holds_old_and_new(kernel: FakeKernel, vm: Vm) -> None:
     """Which of them the kernel has is not known: a signal handler raised."""
 
     def interrupt(_: Any) -> int:
@@ -237,7 +237,7 @@ def test_a_with_block_left_by_an_error_does_not_hide_it(vm: Vm) -> None:
 
 
 def test_memory_is_held_until_the_vm_and_its_last_vcpu_are_closed(
-    kernel: PlayedKernel, vm: Vm
+    kernel: FakeKernel, vm: Vm
 ) -> None:
     kernel.answers["KVM_CREATE_VCPU"] = lambda _: mappable()
     first, second = vm.create_vcpu(0), vm.create_vcpu(1)
@@ -252,7 +252,7 @@ def test_memory_is_held_until_the_vm_and_its_last_vcpu_are_closed(
     mapping.close()
 
 
-def test_objects_that_are_dropped_let_go(kernel: PlayedKernel) -> None:
+def test_objects_that_are_dropped_let_go(kernel: FakeKernel) -> None:
     kernel.answers["KVM_CREATE_VCPU"] = lambda _: mappable()
     gc.disable()
     try:

@@ -35,7 +35,7 @@ from kvmharness.kvm.vm import Vm
 from kvmharness.launch.sev import Snp
 from kvmharness.launch.tdx import CpuidEntry, Tdx, TdxVcpu, cpuid2, cpuid_entries
 
-from .played import PlayedKernel
+from .fake_kernel import FakeKernel
 
 GIB = 1 << 30
 
@@ -43,7 +43,7 @@ GIB = 1 << 30
 # ------------------------------------------------------------------ out-buffers
 
 
-def test_the_dirty_log_has_room_for_the_whole_slot(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_dirty_log_has_room_for_the_whole_slot(kernel: FakeKernel, vm: Vm) -> None:
     """KVM writes a bit for each page of the slot, whatever the caller believes of its size."""
     whole = bytes(range(256)) * 128
 
@@ -59,7 +59,7 @@ def test_the_dirty_log_has_room_for_the_whole_slot(kernel: PlayedKernel, vm: Vm)
 
 
 def test_a_dirty_log_longer_than_its_buffer_faults_in_the_kernels_copy(
-    kernel: PlayedKernel, vm: Vm
+    kernel: FakeKernel, vm: Vm
 ) -> None:
     """A slot that was set without the object: 64 pages are asked for, KVM has bits for 128."""
     outcomes = []
@@ -79,13 +79,13 @@ def test_a_dirty_log_longer_than_its_buffer_faults_in_the_kernels_copy(
     assert outcomes == ["ok", "fault"]
 
 
-def test_the_dirty_log_of_a_slot_nobody_knows_takes_a_size(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_dirty_log_of_a_slot_nobody_knows_takes_a_size(kernel: FakeKernel, vm: Vm) -> None:
     kernel.answers["KVM_GET_DIRTY_LOG"] = lambda _: pytest.fail("the kernel was asked")
     with pytest.raises(HarnessError, match="memslot 3 was not set through this object"):
         vm.get_dirty_log(3)
 
 
-def test_a_dirty_log_does_not_show_the_one_before(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_dirty_log_does_not_show_the_one_before(kernel: FakeKernel, vm: Vm) -> None:
     bits = [b"\xff" * 8, b""]
 
     def fill(log: Any) -> int:
@@ -97,7 +97,7 @@ def test_a_dirty_log_does_not_show_the_one_before(kernel: PlayedKernel, vm: Vm) 
     assert vm.get_dirty_log(1, 64) == bytes(8)
 
 
-def test_more_msr_indices_than_there_is_room_for(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_more_msr_indices_than_there_is_room_for(kernel: FakeKernel, kvm: Kvm) -> None:
     def too_many(msrs: Any) -> int:
         msrs.nmsrs = 10_000_000
         return -errno.E2BIG
@@ -107,7 +107,7 @@ def test_more_msr_indices_than_there_is_room_for(kernel: PlayedKernel, kvm: Kvm)
 
 
 def test_an_attribute_longer_than_its_value_faults_in_the_kernels_copy(
-    kernel: PlayedKernel, vm: Vm
+    kernel: FakeKernel, vm: Vm
 ) -> None:
     def fill(attribute: Any) -> int:
         try:
@@ -132,7 +132,7 @@ def test_an_attribute_longer_than_its_value_faults_in_the_kernels_copy(
 
 @pytest.mark.parametrize(("count", "size"), [(1, 8), (64, 8), (65, 16), (0x600 * 8, 0x600)])
 def test_an_msr_filters_bitmap_is_whole_words(
-    kernel: PlayedKernel, vm: Vm, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+    kernel: FakeKernel, vm: Vm, monkeypatch: pytest.MonkeyPatch, count: int, size: int
 ) -> None:
     """KVM copies BITS_TO_LONGS(nmsrs) words (kvm_add_msr_filter)."""
     made = []
@@ -147,7 +147,7 @@ def test_an_msr_filters_bitmap_is_whole_words(
     assert made == [("__u8[]", size)]
 
 
-def test_a_device_that_is_only_tried_takes_nobodys_fd(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_device_that_is_only_tried_takes_nobodys_fd(kernel: FakeKernel, vm: Vm) -> None:
     """KVM_CREATE_DEVICE_TEST makes no fd: what is in the struct is not one, and 0 is stdin."""
     device = vm.create_device(lib.KVM_DEV_TYPE_VFIO, lib.KVM_CREATE_DEVICE_TEST)
     assert device.closed
@@ -175,7 +175,7 @@ SIZES = {"gosvw": 16, "host_data": 32, "mrconfigid": 48, "mrowner": 48, "mrowner
 @pytest.mark.parametrize("field", SIZES)
 @pytest.mark.parametrize("extra", [1, 4, 4096])
 def test_bytes_longer_than_their_field_are_refused(
-    kernel: PlayedKernel, vm: Vm, field: str, extra: int
+    kernel: FakeKernel, vm: Vm, field: str, extra: int
 ) -> None:
     size = SIZES[field]
     fill = bytes_cases(vm)[field]
@@ -188,7 +188,7 @@ def test_bytes_longer_than_their_field_are_refused(
 
 @pytest.mark.parametrize("field", SIZES)
 def test_shorter_bytes_are_padded_and_run_into_nothing(
-    kernel: PlayedKernel, vm: Vm, field: str
+    kernel: FakeKernel, vm: Vm, field: str
 ) -> None:
     seen: dict[str, bytes] = {}
 
@@ -224,7 +224,7 @@ def test_shorter_bytes_are_padded_and_run_into_nothing(
     ],
 )
 def test_an_id_block_has_the_length_that_the_firmware_reads(
-    kernel: PlayedKernel, vm: Vm, name: str, size: int, given: int
+    kernel: FakeKernel, vm: Vm, name: str, size: int, given: int
 ) -> None:
     blocks: dict[str, Any] = {name: bytes(given)}
     with pytest.raises(ValueError, match=f"{name} has to be {size} bytes; {given} were given"):
@@ -235,7 +235,7 @@ def test_an_id_block_has_the_length_that_the_firmware_reads(
 # ------------------------------------------------------------------ structs
 
 
-def test_structs_are_checked_by_type(kernel: PlayedKernel, kvm: Kvm, vcpu: Vcpu) -> None:
+def test_structs_are_checked_by_type(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu) -> None:
     regs, sregs, cpuid = vcpu.get_regs(), vcpu.get_sregs(), kvm.get_supported_cpuid()
     kernel.name = ""
     wrong: list[Any] = [None, 5, b"x" * 4096, "struct kvm_regs *", ffi.NULL]
@@ -253,9 +253,7 @@ def test_structs_are_checked_by_type(kernel: PlayedKernel, kvm: Kvm, vcpu: Vcpu)
     vcpu.set_cpuid2(cpuid)
 
 
-def test_a_cpuid_has_no_more_entries_than_it_was_made_with(
-    kernel: PlayedKernel, vcpu: Vcpu
-) -> None:
+def test_a_cpuid_has_no_more_entries_than_it_was_made_with(kernel: FakeKernel, vcpu: Vcpu) -> None:
     cpuid = cpuid2([CpuidEntry(0), CpuidEntry(1)])
     cpuid.nent = 3
     with pytest.raises(ValueError, match="KVM_SET_CPUID2: nent is 3, of 2 that there are"):
@@ -268,7 +266,7 @@ def test_a_cpuid_has_no_more_entries_than_it_was_made_with(
     assert len(cpuid_entries(cpuid)) == 1
 
 
-def test_launch_commands_are_checked_by_type(kernel: PlayedKernel, vm: Vm) -> None:
+def test_launch_commands_are_checked_by_type(kernel: FakeKernel, vm: Vm) -> None:
     region = ffi.new("struct kvm_tdx_init_mem_region *")
     for wrong in (None, 5, region, ffi.NULL):
         with pytest.raises(TypeError):
@@ -284,7 +282,7 @@ def test_launch_commands_are_checked_by_type(kernel: PlayedKernel, vm: Vm) -> No
     assert (kernel.argument["data"], kernel.argument["flags"]) == (0x10, 7)
 
 
-def test_a_command_nobody_knows_gets_a_copy_with_a_fence(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_command_nobody_knows_gets_a_copy_with_a_fence(kernel: FakeKernel, vm: Vm) -> None:
     parameters = ffi.new("struct kvm_tdx_init_mem_region *", {"gpa": 7})
 
     def answer(command: Any) -> int:
@@ -313,14 +311,14 @@ def test_a_command_nobody_knows_gets_a_copy_with_a_fence(kernel: PlayedKernel, v
     ],
 )
 def test_an_ioctl_takes_no_struct_smaller_than_its_own(
-    kernel: PlayedKernel, name: str, argument: str
+    kernel: FakeKernel, name: str, argument: str
 ) -> None:
     with pytest.raises(TypeError, match=f"{name} takes .* bytes"):
         ioctl.call(1, name, ffi.new(argument))
     assert kernel.name == ""
 
 
-def test_an_ioctl_with_a_struct_takes_no_number(kernel: PlayedKernel) -> None:
+def test_an_ioctl_with_a_struct_takes_no_number(kernel: FakeKernel) -> None:
     argument: Any
     for argument in (0, 0x10, 2**64 - 1):
         with pytest.raises(TypeError, match="takes a struct, not a number"):
@@ -331,7 +329,7 @@ def test_an_ioctl_with_a_struct_takes_no_number(kernel: PlayedKernel) -> None:
     assert kernel.name == ""
 
 
-def test_a_list_says_no_more_than_it_has(kernel: PlayedKernel) -> None:
+def test_a_list_says_no_more_than_it_has(kernel: FakeKernel) -> None:
     routing = ffi.new("struct kvm_irq_routing *", {"nr": 2, "entries": 1})
     with pytest.raises(ValueError, match="KVM_SET_GSI_ROUTING: nr is 2, of 1 that there are"):
         ioctl.call(1, "KVM_SET_GSI_ROUTING", routing)
@@ -351,7 +349,7 @@ def test_a_list_says_no_more_than_it_has(kernel: PlayedKernel) -> None:
 # ------------------------------------------------------------------ the run page
 
 
-def test_the_run_page_of_a_closed_vcpu(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_the_run_page_of_a_closed_vcpu(kernel: FakeKernel, vcpu: Vcpu) -> None:
     kept = vcpu.kvm_run
     kept.exit_reason = lib.KVM_EXIT_HLT
     vcpu.close()
@@ -385,14 +383,14 @@ def test_the_run_page_of_a_closed_vcpu(kernel: PlayedKernel, vcpu: Vcpu) -> None
     ],
 )
 def test_an_answer_outside_the_run_page(
-    kernel: PlayedKernel, vcpu: Vcpu, size: int, count: int, offset: int
+    kernel: FakeKernel, vcpu: Vcpu, size: int, count: int, offset: int
 ) -> None:
     forged = IoExit(lib.KVM_EXIT_IO, False, 0x10, size, count, b"", offset)
     with pytest.raises(ValueError, match="lies outside the 0x3000 bytes of kvm_run"):
         vcpu.complete_io(forged, b"1")
 
 
-def test_an_answer_longer_than_the_access(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_an_answer_longer_than_the_access(kernel: FakeKernel, vcpu: Vcpu) -> None:
     with pytest.raises(ValueError, match="data has 2 bytes; 3 were given"):
         vcpu.complete_io(IoExit(lib.KVM_EXIT_IO, False, 1, 2, 1, b"", 4096), b"123")
     with pytest.raises(ValueError, match="data has 4 bytes; 5 were given"):
@@ -403,7 +401,7 @@ def test_an_answer_longer_than_the_access(kernel: PlayedKernel, vcpu: Vcpu) -> N
         vcpu.complete_io(MmioExit(lib.KVM_EXIT_MMIO, False, 0, 8, b""), 8)  # type: ignore[arg-type]
 
 
-def test_an_exit_whose_data_lies_outside_the_run_page(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_an_exit_whose_data_lies_outside_the_run_page(kernel: FakeKernel, vcpu: Vcpu) -> None:
     run = vcpu.kvm_run
     run.exit_reason = lib.KVM_EXIT_IO
     run.io.size, run.io.count, run.io.data_offset = 1, 1, 8191
@@ -460,7 +458,7 @@ TOO_WIDE: dict[str, tuple[Callable[[Vm], object], str]] = {
 
 @pytest.mark.parametrize("case", TOO_WIDE)
 def test_a_value_that_its_field_can_not_hold(
-    kernel: PlayedKernel, vm: Vm, case: str, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, vm: Vm, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, field = TOO_WIDE[case]
     if "value" in case:
@@ -470,7 +468,7 @@ def test_a_value_that_its_field_can_not_hold(
     assert kernel.name == ""
 
 
-def test_a_value_of_another_type_names_its_field(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_value_of_another_type_names_its_field(kernel: FakeKernel, vm: Vm) -> None:
     wrong: Any
     for wrong in (None, 1.5, "1", b"1"):
         with pytest.raises(TypeError, match=r"kvm_memory_attributes\.size"):
@@ -478,7 +476,7 @@ def test_a_value_of_another_type_names_its_field(kernel: PlayedKernel, vm: Vm) -
     assert kernel.name == ""
 
 
-def test_vcpu_values_that_their_fields_can_not_hold(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_vcpu_values_that_their_fields_can_not_hold(kernel: FakeKernel, vcpu: Vcpu) -> None:
     for call, field in (
         (lambda: vcpu.get_msrs([0x10, 2**32]), "kvm_msr_entry.index"),
         (lambda: vcpu.set_msrs({0x10: 2**64}), "kvm_msr_entry.data"),
@@ -495,7 +493,7 @@ def test_vcpu_values_that_their_fields_can_not_hold(kernel: PlayedKernel, vcpu: 
     assert kernel.name == ""
 
 
-def test_too_many_arguments_of_a_capability(kernel: PlayedKernel, vm: Vm, vcpu: Vcpu) -> None:
+def test_too_many_arguments_of_a_capability(kernel: FakeKernel, vm: Vm, vcpu: Vcpu) -> None:
     for call in (vm.enable_cap, vcpu.enable_cap):
         with pytest.raises(ValueError, match="args: KVM_ENABLE_CAP takes up to 4, not 5"):
             call(1, 1, 2, 3, 4, 5)
@@ -556,7 +554,7 @@ def test_a_fixed_mapping_replaces_no_memory_that_is_nobodys() -> None:
 # ------------------------------------------------------------------ the raw door
 
 
-def test_the_raw_door_takes_any_size(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_raw_door_takes_any_size(kernel: FakeKernel, vm: Vm) -> None:
     seen: list[tuple[int, bytes]] = []
 
     def issue(argument: Any) -> int:

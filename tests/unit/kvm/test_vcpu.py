@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How run() turns what KVM_RUN returned into exits and errors, and keeps kicks and deadlines.
 
-KVM_RUN is played by a list of steps; the vCPU's fd is a memfd, so that it can be mapped.
+KVM_RUN is fake by a list of steps; the vCPU's fd is a memfd, so that it can be mapped.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vCPU's state beyond its registers: which ioctl each call makes, with what; played."""
+"""A vCPU's state beyond its registers: which ioctl each call makes, with what, on a fake one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 
-from .played import PlayedKernel, mappable
+from .fake_kernel import FakeKernel, mappable
 
 CALLS: dict[str, tuple[Callable[[Vcpu], object], str, Any]] = {
     "get_fpu": (lambda vcpu: vcpu.get_fpu(), "KVM_GET_FPU", {"mxcsr": 0}),
@@ -84,7 +84,7 @@ CALLS: dict[str, tuple[Callable[[Vcpu], object], str, Any]] = {
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_calls(kernel: PlayedKernel, vcpu: Vcpu, method: str) -> None:
+def test_calls(kernel: FakeKernel, vcpu: Vcpu, method: str) -> None:
     call, name, wanted = CALLS[method]
     call(vcpu)
     seen = kernel.argument
@@ -116,7 +116,7 @@ def fill_area(size: int) -> Callable[[Any], int]:
     return fill
 
 
-def test_xsave_is_a_page_and_xsave2_what_the_vm_says(kernel: PlayedKernel, vm: Vm) -> None:
+def test_xsave_is_a_page_and_xsave2_what_the_vm_says(kernel: FakeKernel, vm: Vm) -> None:
     kernel.answers |= {
         "KVM_CHECK_EXTENSION": 11008,
         "KVM_CREATE_VCPU": mappable(),
@@ -140,7 +140,7 @@ def test_xsave_is_a_page_and_xsave2_what_the_vm_says(kernel: PlayedKernel, vm: V
         assert vcpu.try_.get_xsave2(4096).value is None
 
 
-def test_a_kernel_without_xsave2_has_a_page(kernel: PlayedKernel, vm: Vm) -> None:
+def test_a_kernel_without_xsave2_has_a_page(kernel: FakeKernel, vm: Vm) -> None:
     kernel.answers["KVM_CREATE_VCPU"] = mappable()
     with vm.create_vcpu(0) as vcpu:
         assert vcpu.xsave_size == 4096
@@ -162,7 +162,7 @@ def test_an_xmm_register_in_the_area() -> None:
 # ------------------------------------------------------------------ debugging
 
 
-def test_breakpoints_are_debug_registers(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_breakpoints_are_debug_registers(kernel: FakeKernel, vcpu: Vcpu) -> None:
     vcpu.set_guest_debug(
         GuestDebug.of(
             Breakpoint(0x1000),
@@ -185,7 +185,7 @@ def test_breakpoints_are_debug_registers(kernel: PlayedKernel, vcpu: Vcpu) -> No
         Breakpoint(0, BreakOn.WRITE, 3).dr7(0)
 
 
-def test_guest_debug_by_numbers(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_guest_debug_by_numbers(kernel: FakeKernel, vcpu: Vcpu) -> None:
     vcpu.set_guest_debug(GuestDebugFlag.ENABLE | GuestDebugFlag.USE_HW_BP, [1, 2, 3])
     assert kernel.argument["control"] == 0x20001
     assert kernel.argument["arch"]["debugreg"] == [1, 2, 3, 0, 0, 0, 0, 0]
@@ -207,7 +207,7 @@ def test_the_flags_are_the_kernels() -> None:
 # ------------------------------------------------------------------ the rest
 
 
-def test_an_apics_registers_by_offset(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_an_apics_registers_by_offset(kernel: FakeKernel, vcpu: Vcpu) -> None:
     lapic = Lapic()
     lapic.write(0x320, 0x1_00EC)
     assert lapic.regs[0x320:0x324] == b"\xec\x00\x01\x00"
@@ -228,7 +228,7 @@ def test_an_apics_registers_by_offset(kernel: PlayedKernel, vcpu: Vcpu) -> None:
     assert seen == [bytes(lapic)]
 
 
-def test_nested_state_is_asked_for_by_its_size(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_nested_state_is_asked_for_by_its_size(kernel: FakeKernel, vcpu: Vcpu) -> None:
     sizes: list[int] = []
 
     def fill(state: Any) -> int:
@@ -259,7 +259,7 @@ def test_nested_state_is_asked_for_by_its_size(kernel: PlayedKernel, vcpu: Vcpu)
 
 
 def test_a_nested_state_that_stays_too_big_is_the_kernels_answer(
-    kernel: PlayedKernel, vcpu: Vcpu
+    kernel: FakeKernel, vcpu: Vcpu
 ) -> None:
     kernel.answers["KVM_GET_NESTED_STATE"] = -errno.E2BIG
     assert vcpu.try_.get_nested_state().errno_name == "E2BIG"
@@ -270,7 +270,7 @@ def test_a_nested_state_that_stays_too_big_is_the_kernels_answer(
 
 
 @pytest.mark.parametrize(("valid", "gpa"), [(1, 0x5000), (0, None)])
-def test_a_translation(kernel: PlayedKernel, vcpu: Vcpu, valid: int, gpa: int | None) -> None:
+def test_a_translation(kernel: FakeKernel, vcpu: Vcpu, valid: int, gpa: int | None) -> None:
     def walk(where: Any) -> int:
         where.physical_address, where.valid, where.writeable = 0x5000, valid, 1
         return 0
@@ -279,7 +279,7 @@ def test_a_translation(kernel: PlayedKernel, vcpu: Vcpu, valid: int, gpa: int | 
     assert vcpu.translate(0x1234) == Translation(0x1234, gpa, True, False)
 
 
-def test_one_register_has_the_size_in_its_id(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_one_register_has_the_size_in_its_id(kernel: FakeKernel, vcpu: Vcpu) -> None:
     register = lib.KVM_REG_X86 | lib.KVM_REG_SIZE_U128 | 5
 
     def fill(one: Any) -> int:
@@ -302,7 +302,7 @@ def test_one_register_has_the_size_in_its_id(kernel: PlayedKernel, vcpu: Vcpu) -
         vcpu.set_one_reg(register, bytes(8))
 
 
-def test_the_list_of_registers_is_asked_for_by_its_size(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_the_list_of_registers_is_asked_for_by_its_size(kernel: FakeKernel, vcpu: Vcpu) -> None:
     def fill(registers: Any) -> int:
         room, registers.n = registers.n, 2
         if room < 2:
@@ -316,7 +316,7 @@ def test_the_list_of_registers_is_asked_for_by_its_size(kernel: PlayedKernel, vc
     assert vcpu.get_reg_list() == []
 
 
-def test_numbers_behind_a_pointer(kernel: PlayedKernel, vcpu: Vcpu) -> None:
+def test_numbers_behind_a_pointer(kernel: FakeKernel, vcpu: Vcpu) -> None:
     seen: list[int] = []
 
     def setup(value: Any) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A VM's controllers, clocks, rings and filters: which ioctl each makes, with what; played."""
+"""A VM's controllers, clocks, rings and filters: which ioctl each makes, with what; on a fake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 
-from .played import KVM_FD, VM_FD, PlayedKernel, mappable
+from .fake_kernel import KVM_FD, VM_FD, FakeKernel, mappable
 
 PAGE = 4096
 
@@ -113,7 +113,7 @@ CALLS: dict[str, tuple[Callable[[Vm], object], str, Any]] = {
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_calls(kernel: PlayedKernel, vm: Vm, method: str) -> None:
+def test_calls(kernel: FakeKernel, vm: Vm, method: str) -> None:
     call, name, wanted = CALLS[method]
     call(vm)
     seen = kernel.argument
@@ -132,7 +132,7 @@ def test_a_struct_of_another_kind_is_refused(vm: Vm) -> None:
         vm.set_clock(ffi.new("struct kvm_clock_data *"))
 
 
-def test_the_identity_map_address_is_behind_a_pointer(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_identity_map_address_is_behind_a_pointer(kernel: FakeKernel, vm: Vm) -> None:
     seen = []
 
     def look(address: Any) -> int:
@@ -144,7 +144,7 @@ def test_the_identity_map_address_is_behind_a_pointer(kernel: PlayedKernel, vm: 
     assert seen == [0xFFFB_C000]
 
 
-def test_what_the_kernel_fills_is_the_value(kernel: PlayedKernel, vm: Vm) -> None:
+def test_what_the_kernel_fills_is_the_value(kernel: FakeKernel, vm: Vm) -> None:
     def clock(data: Any) -> int:
         data.clock = 2**64 - 1
         return 0
@@ -169,7 +169,7 @@ def test_what_the_kernel_fills_is_the_value(kernel: PlayedKernel, vm: Vm) -> Non
     assert vm.reset_dirty_rings() == 5
 
 
-def test_routes_are_entries(kernel: PlayedKernel, vm: Vm) -> None:
+def test_routes_are_entries(kernel: FakeKernel, vm: Vm) -> None:
     entries: list[dict[str, Any]] = []
 
     def look(routing: Any) -> int:
@@ -215,7 +215,7 @@ def test_the_default_routes_are_kvms() -> None:
     assert PinRoute(23, Irqchip.IOAPIC, 23) in routes
 
 
-def test_pmu_events_stand_behind_the_struct(kernel: PlayedKernel, vm: Vm) -> None:
+def test_pmu_events_stand_behind_the_struct(kernel: FakeKernel, vm: Vm) -> None:
     seen: list[int] = []
 
     def look(filter_: Any) -> int:
@@ -230,7 +230,7 @@ def test_pmu_events_stand_behind_the_struct(kernel: PlayedKernel, vm: Vm) -> Non
 # ------------------------------------------------------------------ dirty pages
 
 
-def test_the_log_is_cleared_by_whole_words(kernel: PlayedKernel, vm: Vm) -> None:
+def test_the_log_is_cleared_by_whole_words(kernel: FakeKernel, vm: Vm) -> None:
     seen: list[bytes] = []
 
     def look(log: Any) -> int:
@@ -398,7 +398,7 @@ def statistics(tmp: str) -> int:
     return fd
 
 
-def test_statistics_are_a_dictionary(kernel: PlayedKernel, vm: Vm, vcpu: Vcpu) -> None:
+def test_statistics_are_a_dictionary(kernel: FakeKernel, vm: Vm, vcpu: Vcpu) -> None:
     wanted = {"blocking": 1, "wait_hist": (10, 20, 2**64 - 1), "sixteen_letters_": 7}
     for thing in (vm, vcpu):
         kernel.answers["KVM_GET_STATS_FD"] = fd = statistics("stats")
@@ -440,7 +440,7 @@ def test_the_capabilities_are_all_of_the_bindings() -> None:
     assert (cap_name(234), cap_name(9999)) == ("GUEST_MEMFD", "9999")
 
 
-def test_a_capability_is_shown_by_name(kernel: PlayedKernel, kvm: Kvm, vm: Vm) -> None:
+def test_a_capability_is_shown_by_name(kernel: FakeKernel, kvm: Kvm, vm: Vm) -> None:
     with ioctl.recording() as entries:
         kvm.check_extension(Cap.GUEST_MEMFD)
         vm.check_extension(234)
@@ -453,7 +453,7 @@ def test_a_capability_is_shown_by_name(kernel: PlayedKernel, kvm: Kvm, vm: Vm) -
     assert kernel.argument["cap"] == 121
 
 
-def test_feature_msrs_are_read_on_dev_kvm(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_feature_msrs_are_read_on_dev_kvm(kernel: FakeKernel, kvm: Kvm) -> None:
     def fill(msrs: Any) -> int:
         assert [msrs.entries[i].index for i in range(msrs.nmsrs)] == [0x10A, 0x8B]
         msrs.entries[0].data = 2**63
@@ -466,7 +466,7 @@ def test_feature_msrs_are_read_on_dev_kvm(kernel: PlayedKernel, kvm: Kvm) -> Non
     assert kvm.try_.get_msrs([1]).value is None
 
 
-def test_machine_check_banks(kernel: PlayedKernel, kvm: Kvm) -> None:
+def test_machine_check_banks(kernel: FakeKernel, kvm: Kvm) -> None:
     def fill(value: Any) -> int:
         value[0] = 0x100_0020
         return 0

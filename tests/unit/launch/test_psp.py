@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What each command of /dev/sev puts into its struct, and what comes back; the driver is played."""
+"""What each command of /dev/sev puts into its struct, and what comes back; the driver is fake."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.result import KvmError
 from kvmharness.launch.psp import SevDevice, SevStatus, SnpConfig, SnpStatus
 
-SEV_FD = 1004  # no fd of this process: it reaches the played driver alone
+SEV_FD = 1004  # no fd of this process: it reaches the fake driver alone
 
 
-class PlayedDriver:
+class FakeDriver:
     """Answers SEV_ISSUE_CMD by a function of the command; keeps its number."""
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class PlayedDriver:
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> PlayedDriver:
-    played = PlayedDriver()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture
-def device(driver: PlayedDriver) -> Iterator[SevDevice]:
+def device(driver: FakeDriver) -> Iterator[SevDevice]:
     made = SevDevice(SEV_FD)
     yield made
     made._fd = -1
@@ -54,7 +54,7 @@ def memory_at(address: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["SEV_FACTORY_RESET", "SEV_PEK_GEN", "SEV_PDH_GEN", "SNP_COMMIT"])
-def test_commands_without_a_struct(driver: PlayedDriver, device: SevDevice, name: str) -> None:
+def test_commands_without_a_struct(driver: FakeDriver, device: SevDevice, name: str) -> None:
     seen: list[int] = []
 
     def answer(command: Any) -> int:
@@ -72,7 +72,7 @@ def test_commands_without_a_struct(driver: PlayedDriver, device: SevDevice, name
         getattr(device, name.removeprefix("SEV_").lower())()
 
 
-def test_statuses_are_structs(driver: PlayedDriver, device: SevDevice) -> None:
+def test_statuses_are_structs(driver: FakeDriver, device: SevDevice) -> None:
     def sev(command: Any) -> int:
         status = data_of(command, "sev_user_data_status")
         status.api_major, status.build, status.guest_count = 1, 55, 2**32 - 1
@@ -98,7 +98,7 @@ def test_statuses_are_structs(driver: PlayedDriver, device: SevDevice) -> None:
     [("pek_csr", "sev_user_data_pek_csr"), ("get_id2", "sev_user_data_get_id2")],
 )
 def test_a_blob_has_the_length_the_firmware_gives(
-    driver: PlayedDriver, device: SevDevice, method: str, struct: str
+    driver: FakeDriver, device: SevDevice, method: str, struct: str
 ) -> None:
     def answer(command: Any) -> int:
         data = data_of(command, struct)
@@ -117,9 +117,7 @@ def test_a_blob_has_the_length_the_firmware_gives(
     assert result.fw_error_name == "INVALID_LEN"
 
 
-def test_the_diffie_hellman_key_comes_with_its_chain(
-    driver: PlayedDriver, device: SevDevice
-) -> None:
+def test_the_diffie_hellman_key_comes_with_its_chain(driver: FakeDriver, device: SevDevice) -> None:
     def answer(command: Any) -> int:
         data = data_of(command, "sev_user_data_pdh_cert_export")
         assert (data.pdh_cert_len, data.cert_chain_len) == (0x100, 0x200)
@@ -133,7 +131,7 @@ def test_the_diffie_hellman_key_comes_with_its_chain(
     assert (result.value, result.written_back) == ((b"pdh", b"chain"), (3, 5))
 
 
-def test_certificates_are_imported(driver: PlayedDriver, device: SevDevice) -> None:
+def test_certificates_are_imported(driver: FakeDriver, device: SevDevice) -> None:
     seen: list[bytes] = []
 
     def answer(command: Any) -> int:
@@ -147,7 +145,7 @@ def test_certificates_are_imported(driver: PlayedDriver, device: SevDevice) -> N
     assert seen == [b"p" * 5000, b"o"]
 
 
-def test_the_configuration_and_a_loaded_key(driver: PlayedDriver, device: SevDevice) -> None:
+def test_the_configuration_and_a_loaded_key(driver: FakeDriver, device: SevDevice) -> None:
     seen: list[Any] = []
 
     def config(command: Any) -> int:
@@ -178,7 +176,7 @@ def test_a_bit_field_holds_its_bits() -> None:
         config.mask_chip_id = 2
 
 
-def test_a_trace_names_the_command(driver: PlayedDriver, device: SevDevice) -> None:
+def test_a_trace_names_the_command(driver: FakeDriver, device: SevDevice) -> None:
     with ioctl.recording() as entries:
         device.snp_platform_status()
     assert entries[0]["ioctl"] == "SEV_ISSUE_CMD SNP_PLATFORM_STATUS"

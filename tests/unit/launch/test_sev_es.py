@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What each SEV and SEV-ES command puts into its struct, and what comes back; KVM is played."""
+"""What each SEV and SEV-ES command puts into its struct, and what comes back; KVM is a fake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev_es import GuestStatus, Sev, SevPolicy, SevState
 
-VM_FD = 1002  # no fd of this process: it reaches the played KVM alone
+VM_FD = 1002  # no fd of this process: it reaches the fake KVM alone
 INVALID_LEN = lib.SEV_RET_INVALID_LEN
 STRUCTS = {
     lib.KVM_SEV_LAUNCH_START: "kvm_sev_launch_start",
@@ -31,7 +31,7 @@ STRUCTS = {
 }
 
 
-class PlayedSev:
+class FakeSev:
     """Answers by a function of the command and what its data points to; keeps the commands."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ class PlayedSev:
 
 
 @pytest.fixture
-def kvm(monkeypatch: pytest.MonkeyPatch) -> PlayedSev:
-    played = PlayedSev()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+def kvm(monkeypatch: pytest.MonkeyPatch) -> FakeSev:
+    fake = FakeSev()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture
-def sev(kvm: PlayedSev) -> Iterator[Sev]:
+def sev(kvm: FakeSev) -> Iterator[Sev]:
     vm = Vm(VM_FD, 12288, VmType.SEV)
     yield Sev(vm, 77)
     vm._fd = -1
@@ -78,7 +78,7 @@ def memory_at(address: int, size: int) -> bytes:
         ("launch_finish", "KVM_SEV_LAUNCH_FINISH"),
     ],
 )
-def test_commands_without_a_struct(kvm: PlayedSev, sev: Sev, method: str, command: str) -> None:
+def test_commands_without_a_struct(kvm: FakeSev, sev: Sev, method: str, command: str) -> None:
     getattr(sev, method)()
     assert kvm.commands == [(getattr(lib, command), 77)]
 
@@ -91,7 +91,7 @@ def test_commands_without_a_struct(kvm: PlayedSev, sev: Sev, method: str, comman
         getattr(sev, method)()
 
 
-def test_start_gives_the_handle(kvm: PlayedSev, sev: Sev) -> None:
+def test_start_gives_the_handle(kvm: FakeSev, sev: Sev) -> None:
     blobs: list[bytes] = []
 
     def start(command: Any, data: Any) -> int:
@@ -110,7 +110,7 @@ def test_start_gives_the_handle(kvm: PlayedSev, sev: Sev) -> None:
     assert (kvm.seen[1]["dh_uaddr"], kvm.seen[1]["session_len"]) == (0, 0)
 
 
-def test_data_is_an_address_and_a_size(kvm: PlayedSev, sev: Sev) -> None:
+def test_data_is_an_address_and_a_size(kvm: FakeSev, sev: Sev) -> None:
     with map_memory(4096, flags=MAP_PRIVATE | MAP_ANONYMOUS) as mapping:
         sev.launch_update_data(mapping, 4096)
         sev.launch_update_data(0x10, 1 << 31)
@@ -129,7 +129,7 @@ def test_data_is_an_address_and_a_size(kvm: PlayedSev, sev: Sev) -> None:
     ids=["measure", "report"],
 )
 def test_a_blob_is_asked_for_its_length_first(
-    kvm: PlayedSev, sev: Sev, loop: Callable[[Sev], bytes], command: int
+    kvm: FakeSev, sev: Sev, loop: Callable[[Sev], bytes], command: int
 ) -> None:
     def answer(command: Any, data: Any) -> int:
         if data.len < 48:
@@ -151,7 +151,7 @@ def test_a_blob_is_asked_for_its_length_first(
         loop(sev)
 
 
-def test_one_call_says_the_length(kvm: PlayedSev, sev: Sev) -> None:
+def test_one_call_says_the_length(kvm: FakeSev, sev: Sev) -> None:
     def answer(command: Any, data: Any) -> int:
         data.len = 48
         command.error = INVALID_LEN
@@ -165,7 +165,7 @@ def test_one_call_says_the_length(kvm: PlayedSev, sev: Sev) -> None:
         sev.attestation_report(bytes(15))
 
 
-def test_a_secret_has_three_parts(kvm: PlayedSev, sev: Sev) -> None:
+def test_a_secret_has_three_parts(kvm: FakeSev, sev: Sev) -> None:
     seen: list[Any] = []
 
     def answer(command: Any, data: Any) -> int:
@@ -180,7 +180,7 @@ def test_a_secret_has_three_parts(kvm: PlayedSev, sev: Sev) -> None:
 
 
 @pytest.mark.parametrize(("number", "state"), [(1, SevState.LAUNCH_UPDATE), (99, 99)])
-def test_the_state_of_a_guest(kvm: PlayedSev, sev: Sev, number: int, state: int) -> None:
+def test_the_state_of_a_guest(kvm: FakeSev, sev: Sev, number: int, state: int) -> None:
     def answer(command: Any, data: Any) -> int:
         data.handle, data.policy, data.state = 5, 2**32 - 1, number
         return 0
@@ -189,7 +189,7 @@ def test_the_state_of_a_guest(kvm: PlayedSev, sev: Sev, number: int, state: int)
     assert sev.guest_status() == GuestStatus(5, 2**32 - 1, state)
 
 
-def test_debugging_goes_through_buffers_of_its_own(kvm: PlayedSev, sev: Sev) -> None:
+def test_debugging_goes_through_buffers_of_its_own(kvm: FakeSev, sev: Sev) -> None:
     def decrypt(command: Any, data: Any) -> int:
         ffi.memmove(ffi.cast("char *", data.dst_uaddr), b"c" * data.len, data.len)
         return 0
@@ -209,7 +209,7 @@ def test_debugging_goes_through_buffers_of_its_own(kvm: PlayedSev, sev: Sev) -> 
     assert kvm.seen[1]["dst_uaddr"] == 0x6000
 
 
-def test_a_command_takes_its_own_struct_alone(kvm: PlayedSev, sev: Sev) -> None:
+def test_a_command_takes_its_own_struct_alone(kvm: FakeSev, sev: Sev) -> None:
     with pytest.raises(TypeError, match="a struct kvm_sev_dbg \\* is required"):
         sev.try_.command(lib.KVM_SEV_DBG_DECRYPT, ffi.new("struct kvm_sev_guest_status *"))
     assert not kvm.commands

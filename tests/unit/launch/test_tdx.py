@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What each TDX command puts into its structs, and what is made of the answer; KVM is played."""
+"""What each TDX command puts into its structs, and what is made of the answer; KVM is a fake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kvmharness.launch.tdx import (
     cpuid_entries,
 )
 
-VM_FD = 1002  # no fd of this process: it reaches the played KVM alone
+VM_FD = 1002  # no fd of this process: it reaches the fake KVM alone
 VCPU_FD = 1003
 PAGE = 4096
 
@@ -38,7 +38,7 @@ _STRUCTS = {
 }
 
 
-class PlayedTdx:
+class FakeTdx:
     """Answers KVM_MEMORY_ENCRYPT_OP by a function of the command and what its data points to."""
 
     def __init__(self) -> None:
@@ -54,20 +54,20 @@ class PlayedTdx:
 
 
 @pytest.fixture
-def kvm(monkeypatch: pytest.MonkeyPatch) -> PlayedTdx:
-    played = PlayedTdx()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+def kvm(monkeypatch: pytest.MonkeyPatch) -> FakeTdx:
+    fake = FakeTdx()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture
-def tdx(kvm: PlayedTdx) -> Iterator[Tdx]:
+def tdx(kvm: FakeTdx) -> Iterator[Tdx]:
     vm = Vm(VM_FD, PAGE, VmType.TDX)
     yield Tdx(vm)
     vm._fd = -1
 
 
-class _PlayedVcpu:
+class _FakeVcpu:
     """As much of a vCPU as TdxVcpu takes."""
 
     class Try:
@@ -86,14 +86,14 @@ class _PlayedVcpu:
 
 
 @pytest.fixture
-def vcpu(kvm: PlayedTdx) -> TdxVcpu:
-    return TdxVcpu(_PlayedVcpu())  # type: ignore[arg-type]
+def vcpu(kvm: FakeTdx) -> TdxVcpu:
+    return TdxVcpu(_FakeVcpu())  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ the VM's commands
 
 
-def test_init_vm_fills_the_struct(kvm: PlayedTdx, tdx: Tdx) -> None:
+def test_init_vm_fills_the_struct(kvm: FakeTdx, tdx: Tdx) -> None:
     seen: dict[str, Any] = {}
 
     def answer(command: Any, data: Any) -> int:
@@ -132,7 +132,7 @@ def test_init_vm_fills_the_struct(kvm: PlayedTdx, tdx: Tdx) -> None:
     }
 
 
-def test_the_modules_status_is_named(kvm: PlayedTdx, tdx: Tdx) -> None:
+def test_the_modules_status_is_named(kvm: FakeTdx, tdx: Tdx) -> None:
     def refuse(command: Any, data: Any) -> int:
         command.hw_error = 0xC000010000000045
         return -errno.EINVAL
@@ -148,13 +148,13 @@ def test_the_modules_status_is_named(kvm: PlayedTdx, tdx: Tdx) -> None:
         result.unwrap()
 
 
-def test_a_status_that_was_passed_in_is_not_the_modules(kvm: PlayedTdx, tdx: Tdx) -> None:
+def test_a_status_that_was_passed_in_is_not_the_modules(kvm: FakeTdx, tdx: Tdx) -> None:
     kvm.answer = lambda command, data: -errno.EINVAL
     result = tdx.try_.command(lib.KVM_TDX_FINALIZE_VM, hw_error=1 << 63)
     assert (result.errno, result.fw_error) == (errno.EINVAL, 0)
 
 
-def test_capabilities_asks_again_with_more_room(kvm: PlayedTdx, tdx: Tdx) -> None:
+def test_capabilities_asks_again_with_more_room(kvm: FakeTdx, tdx: Tdx) -> None:
     asked: list[int] = []
 
     def answer(command: Any, data: Any) -> int:
@@ -172,7 +172,7 @@ def test_capabilities_asks_again_with_more_room(kvm: PlayedTdx, tdx: Tdx) -> Non
     assert capabilities.cpuid == (CpuidEntry(0),)
 
 
-def test_capabilities_gives_up_at_kvms_own_limit(kvm: PlayedTdx, tdx: Tdx) -> None:
+def test_capabilities_gives_up_at_kvms_own_limit(kvm: FakeTdx, tdx: Tdx) -> None:
     kvm.answer = lambda command, data: -errno.E2BIG
     with pytest.raises(KvmError, match="KVM_TDX_CAPABILITIES failed: E2BIG"):
         tdx.capabilities()
@@ -205,7 +205,7 @@ def test_cpuid_entries_survive_the_struct() -> None:
 # ------------------------------------------------------------------ the vCPU's commands
 
 
-def test_init_vcpu_passes_rcx_as_the_data(kvm: PlayedTdx, vcpu: TdxVcpu) -> None:
+def test_init_vcpu_passes_rcx_as_the_data(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     got: list[Any] = []
     kvm.answer = lambda command, data: got.append(data) or 0  # type: ignore[func-returns-value]
     vcpu.init_vcpu(0xFFFF_FFFF_FFFF_FFFF)
@@ -217,7 +217,7 @@ def test_init_vcpu_passes_rcx_as_the_data(kvm: PlayedTdx, vcpu: TdxVcpu) -> None
     ("options", "flags"), [({}, 1), ({"measure": False}, 0), ({"flags": 0x80000000}, 0x80000000)]
 )
 def test_init_mem_region_passes_everything_unchecked(
-    kvm: PlayedTdx, vcpu: TdxVcpu, options: dict[str, Any], flags: int
+    kvm: FakeTdx, vcpu: TdxVcpu, options: dict[str, Any], flags: int
 ) -> None:
     seen: list[tuple[int, int, int]] = []
 
@@ -245,33 +245,31 @@ def _stops_after(pages: int, error: int) -> Callable[[Any, Any], int]:
     return answer
 
 
-def test_progress_is_written_back_on_failure_too(kvm: PlayedTdx, vcpu: TdxVcpu) -> None:
+def test_progress_is_written_back_on_failure_too(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     kvm.answer = _stops_after(2, errno.EFAULT)
     result = vcpu.try_.init_mem_region(PAGE, 5, source=0x10000)
     assert (result.errno, result.written_back) == (errno.EFAULT, (3 * PAGE, 0x12000, 3))
 
 
-def test_populate_goes_on_after_signals(kvm: PlayedTdx, vcpu: TdxVcpu) -> None:
+def test_populate_goes_on_after_signals(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     kvm.answer = _stops_after(2, errno.EINTR)
     assert vcpu.populate(0, 5, source=0x10000) == 3
 
 
-def test_populate_raises_where_it_stopped(kvm: PlayedTdx, vcpu: TdxVcpu) -> None:
+def test_populate_raises_where_it_stopped(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     kvm.answer = _stops_after(2, errno.EFAULT)
     with pytest.raises(KvmError, match="KVM_TDX_INIT_MEM_REGION failed: EFAULT") as caught:
         vcpu.populate(0, 5, source=0x10000)
     assert caught.value.result.written_back == (2 * PAGE, 0x12000, 3)
 
 
-def test_populate_does_not_believe_in_success_with_pages_left(
-    kvm: PlayedTdx, vcpu: TdxVcpu
-) -> None:
+def test_populate_does_not_believe_in_success_with_pages_left(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     kvm.answer = lambda command, data: 0
     with pytest.raises(HarnessError, match="returned 0 with 5 of 5 pages left"):
         vcpu.populate(0, 5, source=0x10000)
 
 
-def test_get_cpuid_tells_how_many_entries_it_takes(kvm: PlayedTdx, vcpu: TdxVcpu) -> None:
+def test_get_cpuid_tells_how_many_entries_it_takes(kvm: FakeTdx, vcpu: TdxVcpu) -> None:
     def answer(command: Any, data: Any) -> int:
         data.nent = 56
         return -errno.E2BIG

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the builder tells KVM, with a played kernel in its place: order, entries, tables, CPUID."""
+"""What the builder tells KVM, with a fake kernel in its place: order, entries, tables, CPUID."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvmharness.launch.tdx import CpuidEntry, cpuid2, cpuid_entries
 from kvmharness.machine.builder import PAGE_TABLE_GPA, VmBuilder
 from kvmharness.machine.cpu_mode import descriptor_tables
 
-from ..kvm.played import KVM_FD, PlayedKernel, disowned, mappable
+from ..kvm.fake_kernel import KVM_FD, FakeKernel, disowned, mappable
 
 MIB = 1 << 20
 X2APIC = 1 << 21
@@ -27,7 +27,7 @@ SUPPORTED = [
 ]
 
 
-class Recorded(PlayedKernel):
+class Recorded(FakeKernel):
     """Keeps what each ioctl was given, by name in order."""
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class Recorded(PlayedKernel):
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    played = Recorded()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+    fake = Recorded()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture

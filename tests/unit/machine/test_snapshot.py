@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""MSRs by the hundred around those a vCPU refuses, pages that are zero; KVM is played."""
+"""MSRs by the hundred around those a vCPU refuses, pages that are zero; KVM is a fake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kvmharness.machine.snapshot import (
 )
 
 
-class PlayedMsrs:
+class FakeMsrs:
     """Reads and writes MSRs until one that is not to be had, as KVM does."""
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class PlayedMsrs:
 
 
 @pytest.fixture
-def msrs(monkeypatch: pytest.MonkeyPatch) -> PlayedMsrs:
-    played = PlayedMsrs()
-    monkeypatch.setattr(ioctl, "_issue", played.issue)
-    return played
+def msrs(monkeypatch: pytest.MonkeyPatch) -> FakeMsrs:
+    fake = FakeMsrs()
+    monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    return fake
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def vcpu() -> Iterator[Vcpu]:
 
 @pytest.mark.parametrize("unreadable", [set(), {0}, {599}, {0, 1, 255, 256, 257, 599}, {300}])
 def test_msrs_are_read_around_those_that_are_not_there(
-    msrs: PlayedMsrs, vcpu: Vcpu, unreadable: set[int]
+    msrs: FakeMsrs, vcpu: Vcpu, unreadable: set[int]
 ) -> None:
     msrs.values = {index: index + 1 for index in range(600)}
     msrs.unreadable = unreadable
@@ -81,7 +81,7 @@ def test_msrs_are_read_around_those_that_are_not_there(
     assert read_all(vcpu, []) == {}
 
 
-def test_msrs_are_written_around_those_that_have_their_value(msrs: PlayedMsrs, vcpu: Vcpu) -> None:
+def test_msrs_are_written_around_those_that_have_their_value(msrs: FakeMsrs, vcpu: Vcpu) -> None:
     msrs.values = {0: 5, 299: 7}
     msrs.read_only = {0, 299}
     wanted = {0: 5} | {index: index + 1 for index in range(1, 299)} | {299: 7, 300: 9}
@@ -91,7 +91,7 @@ def test_msrs_are_written_around_those_that_have_their_value(msrs: PlayedMsrs, v
 
 @pytest.mark.parametrize("index", [0, 1, 299])
 def test_an_msr_that_keeps_another_value_is_an_error(
-    msrs: PlayedMsrs, vcpu: Vcpu, index: int
+    msrs: FakeMsrs, vcpu: Vcpu, index: int
 ) -> None:
     msrs.read_only = {index}
     with pytest.raises(HarnessError, match=f"vCPU 3 refuses 0x9 for MSR {index:#x}"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Observing on hosts that are played: crashes, hangs and noise become cells; the rest is cached."""
+"""Observing on hosts that are fakes: crashes, hangs and noise become cells; the rest is cached."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ..steps import step
 
 LABEL = HostLabel("emulated-snp", "7.3.4-amd64")
 FINISHED = HostRun(Verdict.FINISHED, 0, 1.0)
-#: What a played process does with a scenario: a result to report, or how it ends instead.
+#: What a fake process does with a scenario: a result to report, or how it ends instead.
 Play = Callable[[str], "str | HostRun"]
 
 
-class Played:
+class FakeHost:
     """A host whose processes do what `play` says."""
 
     def __init__(self, play: Play) -> None:
@@ -83,11 +83,11 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def observe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Column, Played]]:
+def observe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Column, FakeHost]]:
     def observe_(
         play: Play, request: Request, kind: str = "emulated-snp", kernel: str = "7.3"
-    ) -> tuple[Column, Played]:
-        host = Played(play)
+    ) -> tuple[Column, FakeHost]:
+        host = FakeHost(play)
         label = HostLabel(kind, "7.3.4-amd64")
         identity = None if kind == "native" else "emulated-snp-7.3.4"
         monkeypatch.setattr(collect, "_prepare", lambda place, vm_type: (host, label, identity))
@@ -97,7 +97,7 @@ def observe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Column, Play
     return observe_
 
 
-Observe = Callable[..., tuple[Column, Played]]
+Observe = Callable[..., tuple[Column, FakeHost]]
 
 
 def ok(scenario_id: str) -> str:
@@ -198,12 +198,12 @@ def test_a_crash_s_cell_holds_what_the_kernel_said_where_that_is_known() -> None
 
 
 def test_a_host_that_never_starts_is_a_column_of_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dead(Played):
+    class Dead(FakeHost):
         def run(self, argv: Sequence[str], **options: Any) -> HostRun:
             return HostRun(Verdict.BOOT_FAILED, None, 1.0, "no kernel")
 
     label = HostLabel("emulated-snp", "7.3.4")
-    hosts = iter([Dead(ok), Played(ok)])
+    hosts = iter([Dead(ok), FakeHost(ok)])
     monkeypatch.setattr(collect, "_prepare", lambda place, vm_type: (next(hosts), label, None))
     places = [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.2")]
     dead, alive = collect.collect(places, Request(VmType.SNP, scenarios("a")))
@@ -293,7 +293,7 @@ def test_trees_are_called_by_their_directories_and_names_are_unique(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label = HostLabel("emulated-snp", "7.3.0")
-    monkeypatch.setattr(collect, "_prepare", lambda place, vm_type: (Played(ok), label, None))
+    monkeypatch.setattr(collect, "_prepare", lambda place, vm_type: (FakeHost(ok), label, None))
     trees = [tmp_path / name for name in ("linux-base", "linux-patched")]
     for tree in trees:
         tree.mkdir()

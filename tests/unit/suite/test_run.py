@@ -19,7 +19,7 @@ from kvmharness.suite.run import Request, run_suite
 NODEID = "snp/test_x.py::test_a"
 
 
-class PlayedHost:
+class FakeHost:
     """A host whose children say `lines` on stderr and end with `status`."""
 
     facts: Mapping[str, object] = {"kind": "emulated-snp"}
@@ -44,7 +44,7 @@ class PlayedHost:
         return HostRun(Verdict.FINISHED, self._status, 1.0)
 
 
-def run(host: PlayedHost, **request: Any) -> HostResult:
+def run(host: FakeHost, **request: Any) -> HostResult:
     result = HostResult(HostLabel("emulated-snp", "7.3.4"), host.facts)
     run_suite(host, Request(**request), result, lambda event: None)
     return result
@@ -58,7 +58,7 @@ ENDED = {"event": "end", "exitstatus": 0}
 
 
 def test_what_is_asked_for_reaches_pytest() -> None:
-    host = PlayedHost([*PLAN, ENDED])
+    host = FakeHost([*PLAN, ENDED])
     run(
         host,
         select=("snp.a",),
@@ -81,7 +81,7 @@ def test_what_is_asked_for_reaches_pytest() -> None:
 
 
 def test_the_next_child_is_told_what_is_done_and_the_traces_are_one(tmp_path: Path) -> None:
-    host = PlayedHost(PLAN, status=139)
+    host = FakeHost(PLAN, status=139)
     trace = tmp_path / "trace"
     result = run(host, environment={"KVMHARNESS_TRACE": str(trace)})
     assert host.done[0] == []
@@ -92,7 +92,7 @@ def test_the_next_child_is_told_what_is_done_and_the_traces_are_one(tmp_path: Pa
 
 def test_wrong_usage_inside_is_wrong_usage_outside() -> None:
     with pytest.raises(UsageError, match="no test is called 'x'"):
-        run(PlayedHost([{"event": "usage", "message": "no test is called 'x'"}, ENDED], status=4))
+        run(FakeHost([{"event": "usage", "message": "no test is called 'x'"}, ENDED], status=4))
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_wrong_usage_inside_is_wrong_usage_outside() -> None:
 )
 def test_what_pytest_refuses_is_wrong_usage(line: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        run(PlayedHost([line], status=4))
+        run(FakeHost([line], status=4))
 
 
 @pytest.mark.parametrize("word", ["-x", "--exitfirst", "--maxfail=2"])
 def test_a_run_that_stops_at_a_failure_stops_at_a_crash(word: str) -> None:
-    host = PlayedHost(PLAN, status=139)
+    host = FakeHost(PLAN, status=139)
     result = run(host, pytest_args=(word,))
     assert len(host.argvs) == 1
     assert [record.ran for record in result.records] == [True, False]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A kernel played by a table: what tests of the binding talk to instead of /dev/kvm."""
+"""A fake kernel that answers by a table: what tests of the binding talk to instead of /dev/kvm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import lib
 
-KVM_FD = 1001  # numbers that are no fd of this process: they reach the played kernel alone
+KVM_FD = 1001  # numbers that are no fd of this process: they reach the fake kernel alone
 VM_FD = 1002
 DEVICE_FD = 1003
 MMAP_SIZE = 12288
 
 
-class PlayedKernel:
+class FakeKernel:
     """Answers ioctls from a table by name; keeps the last one's fd and argument, decoded."""
 
     def __init__(self) -> None:
