@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from kvmharness.labels import HostLabel
@@ -78,7 +78,7 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain data."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 _FIELDS = {f.name for f in fields(Record)}
