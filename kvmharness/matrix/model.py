@@ -177,8 +177,9 @@ class Cell:
 class Column:
     """A kernel on a host. `name` is unique in its matrix; `facts` are the host's.
 
-    `absent` says why there is no such host; its cells are then all skips. `seconds` is what
-    observing it took, 0 for what was cached.
+    `absent` says why nothing was observed: there is no such host, and its cells are all skips, or
+    it did not boot or was not come to, and they are all errors. `seconds` is what observing it
+    took, 0 for what was cached.
     """
 
     name: str
