@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
+from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar, cast
 
 from kvmharness.errors import UsageError, errno_name
 from kvmharness.kvm.ffi import ffi, lib
@@ -43,14 +43,48 @@ def raising(
     nobody refers to any more would stay open until the garbage collector came by.
     """
 
-    @wraps(function)
+    @wraps(function, updated=())
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = function(self.try_, *args, **kwargs)
         if result.errno:
             raise KvmError(result)
         return result.value  # type: ignore[return-value]
 
-    return method
+    returned = str(function.__annotations__["return"])
+    if returned.startswith("Result["):
+        returned = returned[len("Result[") : -1]
+    method.__annotations__ = {**function.__annotations__, "return": returned}
+    return cast("Callable[Concatenate[Any, P], T]", _Raising(method, function, returned))
+
+
+class _Raising:
+    """A raising form on its way into its class, where it becomes a function of that class."""
+
+    def __init__(self, method: Any, function: Callable[..., Any], returned: str) -> None:
+        self._method = method
+        # What inspect and help() go by. A signature takes long to make, so when it is asked for.
+        method.__wrapped__ = _Signed(function, returned)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._method.__name__ = name
+        self._method.__qualname__ = f"{owner.__qualname__}.{name}"
+        self._method.__module__ = owner.__module__
+        setattr(owner, name, self._method)
+
+
+class _Signed:
+    """The returning form, with the signature of the raising one."""
+
+    def __init__(self, function: Callable[..., Any], returned: str) -> None:
+        self.__wrapped__ = function
+        self._returned = returned
+
+    @property
+    def __signature__(self) -> Any:
+        import inspect  # it takes long to load, and most who use the binding never ask
+
+        signature = inspect.signature(self.__wrapped__)
+        return signature.replace(return_annotation=self._returned)
 
 
 # ------------------------------------------------------------------ decoding
