@@ -11,6 +11,8 @@ from kvmharness.host_kinds import NATIVE
 
 #: Set by an emulated host for everything that runs inside it: its kind, such as ``emulated-snp``.
 HOST_VARIABLE = "KVMHARNESS_HOST"
+#: Set beside it: what its kernel is called, which uname does not say of one with other modules.
+KERNEL_VARIABLE = "KVMHARNESS_HOST_KERNEL"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class HostLabel:
 def current() -> HostLabel:
     """Return the label of the host this process runs on."""
     kind = os.environ.get(HOST_VARIABLE) or NATIVE
+    if kind != NATIVE and (kernel := os.environ.get(KERNEL_VARIABLE)):
+        return HostLabel(kind, kernel)
     if kind == NATIVE:
         # Where a stand-in is loaded nothing is native, whatever is said.
         loaded = (

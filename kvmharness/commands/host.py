@@ -215,11 +215,11 @@ def _prepare(kind: str, kernel: str, *, bisect: bool) -> EmulatedHost | None:
     """Return the host; None if its kernel is not usable and that is to be skipped."""
     from kvmharness.errors import MissingCapability
     from kvmharness.hosts.emulated import EmulatedHost
-    from kvmharness.kernels import kernels
+    from kvmharness.kernels import spec
     from kvmharness.kernels.elf import BadModule
     from kvmharness.kernels.modulebuild import BuildFailed
 
-    kernels.validate(kernel)
+    spec.parse(kernel)
     try:
         return EmulatedHost.prepare(kind, kernel)
     except (BuildFailed, BadModule, MissingCapability) as failure:

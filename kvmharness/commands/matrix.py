@@ -161,7 +161,7 @@ def _observed(
 
 
 def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:
-    from kvmharness.kernels import kernels as known_kernels
+    from kvmharness.kernels import spec
     from kvmharness.matrix.collect import Place
 
     kind = host_kinds.for_vm_type(vm_type.label).name
@@ -171,7 +171,7 @@ def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> li
             places.append(Place(host))
         elif host in (_EMULATED, kind):
             for kernel in dict.fromkeys(kernels or (host_kinds.DEFAULT_KERNEL,)):
-                known_kernels.validate(kernel)
+                spec.parse(kernel)
                 places.append(Place(kind, kernel))
         else:
             raise UsageError(

@@ -30,8 +30,8 @@ from kvmharness.hosts.host import HostRun, OnOutput, Verdict
 from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
-from kvmharness.kernels import kernels, modulebuild, packages, tdx_build
-from kvmharness.labels import HOST_VARIABLE
+from kvmharness.kernels import kernels, modulebuild, packages, resolve, spec, tdx_build
+from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE
 from kvmharness.resources import images_dir
 
 #: Seconds from QEMU's start to the command's; a boot takes 3 on a free core.
@@ -75,7 +75,7 @@ class EmulatedHost:
     ) -> EmulatedHost:
         """Return the host, fetching and building what is not cached.
 
-        `kind`: its name; `kernel`: see kernels.py. Raises MissingCapability with the reason where
+        `kind`: its name; `kernel`: see spec.py. Raises MissingCapability with the reason where
         the machine or the archive can't give it, BuildFailed where the stand-in does not build for
         the kernel.
         """
@@ -97,11 +97,12 @@ class EmulatedHost:
         facts = {
             "kind": kind,
             "emulated": True,
-            "kernel": ready.release,
+            "kernel": ready.label,
             "kernel_origin": ready.origin,
             "qemu": machine.version,
             "standin": source.digest(),
-            "rebuilt": sorted(chosen.rebuilt),  # the kernel's own source, another configuration
+            # Not as packaged: built from the kernel's source, changed or configured otherwise.
+            "rebuilt": sorted({*chosen.rebuilt, *ready.replaced}),
         }
         return cls(chosen, ready, machine, built, shell, facts)
 
@@ -161,6 +162,7 @@ class EmulatedHost:
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if _PASSED.fullmatch(k)}
         kept[HOST_VARIABLE] = self.kind.name
+        kept[KERNEL_VARIABLE] = self.kernel.label
         kept["KVMHARNESS_HOST_FACTS"] = json.dumps(dict(self.facts))
         # The root is the caller's: what is not compiled there now would be compiled in every run.
         kept.setdefault("PYTHONDONTWRITEBYTECODE", "1")
@@ -216,11 +218,11 @@ def standin_source(kind: EmulatedKind) -> modulebuild.ModuleSource:
 
 def _kernel(kind: EmulatedKind, wanted: str, *, update: bool) -> kernels.Kernel:
     """Return the kernel, if it can be booted as such a host; one that is too old is not fetched."""
-    kernels.validate(wanted)
-    named = wanted != "newest" and not kernels.is_tree(wanted)
-    if named and (reason := suitable.why_not_release(kind, wanted)):
+    asked = spec.parse(wanted)
+    named = asked.base != spec.NEWEST and not asked.is_tree
+    if named and (reason := suitable.why_not_release(kind, asked.base)):
         raise MissingCapability(f"{kind.name} on {wanted}", reason)
-    ready = kernels.get(wanted, update=update)
+    ready = resolve.get(asked, update=update)
     if reason := suitable.why_not(kind, ready):
         raise MissingCapability(f"{kind.name} on {ready.release}", reason)
     return ready

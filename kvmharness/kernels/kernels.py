@@ -2,9 +2,9 @@
 """Kernels to run on: of a series, from Debian's archive, or a build tree of the user's own.
 
 ``6.12`` and the like name a series, resolved to the newest point release the archive has (point
-releases come and go); ``newest`` names the newest of all; a full release is itself; anything with a
-slash in it, or that is a directory, is a kernel build tree. Never the cloud flavour: it is built
-without SEV.
+releases come and go); ``newest`` names the newest of all; a full release is itself. Never the cloud
+flavour: it is built without SEV. How kernels are named is in spec.py; what was asked for beyond the
+packaged kernel, resolve.py makes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import lzma
 import re
 import struct
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmharness import progress
-from kvmharness.errors import HarnessError, MissingCapability, UsageError
-from kvmharness.kernels import cache, packages
+from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.kernels import cache, packages, spec
+from kvmharness.release import parse_release
 
 #: Modules taken out of a kernel package, with what they depend on. Those that a kernel has built
 #: in, or lacks, are passed over here and missed when they are needed.
@@ -69,10 +70,32 @@ class Kernel:
     origin: str  # where it is from, for people
     headers: tuple[Path, ...] = ()  # packages to build modules against
     tree: Path | None = None  # the build tree to build modules against
+    #: Modules that take the place of the kernel's own, by name as in ``kvm-amd``.
+    replaced: Mapping[str, Path] = field(default_factory=dict)
+    #: What that made of the kernel, as its name has it: ``+series.mbox``, ``:sw-protected``.
+    changes: str = ""
+
+    @property
+    def label(self) -> str:
+        """What reports call it: its release, or ``7.3.4+series.mbox`` for what is no longer it."""
+        return f"{parse_release(self.release)}{self.changes}" if self.changes else self.release
+
+    @property
+    def identity(self) -> str:
+        """A file name that tells it from every other kernel, also from one with other modules."""
+        # The directory is the kernel's in the cache: a release, or the digest of a tree's image.
+        name = self.image.parent.name
+        if not self.replaced:
+            return name
+        total = hashlib.sha256()
+        for module, path in sorted(self.replaced.items()):
+            total.update(module.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return f"{name}-{total.hexdigest()[:16]}"
 
     def module(self, name: str) -> Path | None:
         """Return the module's file, or None if the kernel has it built in or not at all."""
-        path = self.modules / f"{name.replace('_', '-')}.ko"
+        name = name.replace("_", "-")
+        path = self.replaced.get(name) or self.modules / f"{name}.ko"
         return path if path.exists() else None
 
     def load_order(self, names: Iterable[str]) -> list[str]:
@@ -148,39 +171,21 @@ def series_of(release: str) -> str:
 
 def names_release(wanted: str, release: str) -> bool:
     """Whether `wanted` names this release: all do for ``newest``, 6.12 names 6.12.5 but not 6.1."""
-    return wanted in ("newest", release) or bool(
+    return wanted in (spec.NEWEST, release) or bool(
         re.match(re.escape(wanted) + r"(?![0-9])(?=[.+~-]|$)", release)
     )
 
 
-def is_tree(wanted: str) -> bool:
-    """Whether `wanted` is a path and not a series."""
-    return bool(wanted) and ("/" in wanted or wanted.startswith("~") or Path(wanted).is_dir())
-
-
-def validate(wanted: str) -> None:
-    """Raise UsageError, in one line, for what can't name a kernel."""
-    if is_tree(wanted):
-        tree = Path(wanted).expanduser()
-        if not tree.is_dir():
-            raise UsageError(f"kernel {wanted}: no such directory")
-    elif wanted != "newest" and not re.match(r"\d+\.\d+", wanted):
-        raise UsageError(
-            f"kernel {wanted!r}: give a series (6.12), newest, or the path of a kernel build tree"
-        )
-
-
 def get(wanted: str, *, update: bool = False) -> Kernel:
-    """Return the kernel that `wanted` names, fetched if it is not cached.
+    """Return the kernel that `wanted` (a Spec's base) names, fetched if it is not cached.
 
     A series is answered from the cache if a release of it is there, unless `update`. Raises
-    MissingCapability with the reason, UsageError for what names no kernel.
+    MissingCapability with the reason.
     """
-    validate(wanted)
-    if is_tree(wanted):
+    if spec.is_tree(wanted):
         return _from_tree(Path(wanted).expanduser().resolve())
     held = {k.release: k for k in cached() if names_release(wanted, k.release)}
-    if held and not update and wanted != "newest":
+    if held and not update and wanted != spec.NEWEST:
         return held[max(held, key=packages.version_key)]
     try:
         candidate = _find(wanted)
@@ -223,7 +228,7 @@ def _load(release: str) -> Kernel | None:
 
 def _find(wanted: str) -> Candidate:
     """Return the archive's kernel for `wanted`; all suites are asked only if they have to be."""
-    if wanted != "newest":
+    if wanted != spec.NEWEST:
         try:
             found = choose(wanted, _listing("tools"))
         except (MissingCapability, packages.PackageUnavailable):

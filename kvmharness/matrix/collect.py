@@ -83,9 +83,9 @@ def _column(place: Place, request: Request, taken: set[str]) -> Column:
 
 def _name(place: Place, label: HostLabel) -> str:
     """Return the kernel's release, or the name of a tree's directory: two trees may be of one."""
-    from kvmharness.kernels import kernels
+    from kvmharness.kernels import spec
 
-    if place.kernel and kernels.is_tree(place.kernel):
+    if place.kernel and spec.is_tree(place.kernel):
         return Path(place.kernel).expanduser().resolve().name
     return label.kernel
 
@@ -117,8 +117,7 @@ def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None
 
     host = EmulatedHost.prepare(place.kind, place.kernel)
     facts = host.facts
-    # The directory is the kernel's in the cache: a release, or the digest of a tree's image.
-    parts = [place.kind, vm_type.label, host.kernel.image.parent.name]
+    parts = [place.kind, vm_type.label, host.kernel.identity]
     parts += [str(facts[name]) for name in ("kernel_origin", "qemu", "standin")]
     label = HostLabel(place.kind, str(facts["kernel"]))
     return WithProcessors(host), label, "-".join(parts)

@@ -37,6 +37,9 @@ KINDS: dict[Kind, str] = {
     "skip": "could not run here",
 }
 
+#: Behind a release: what was made of the kernel (7.3.4+series.mbox), and no distribution's own +.
+_CHANGED = re.compile(r"\+(?!deb|bpo|dfsg)\S|:\S")
+
 #: `` x3`` after what repeats.
 _TIMES = " x{}"
 
@@ -191,9 +194,11 @@ class Column:
 
     @property
     def short(self) -> str:
-        """The name without a distribution's suffix: ``6.12.107``; a tree's or file's as it is."""
+        """The name without a distribution's suffix: ``6.12.107``; any other's as it is."""
         match = re.match(r"\d+\.\d+(\.\d+)?(-rc\d+)?", self.name)
-        return match[0] if match else self.name
+        if match is None or _CHANGED.match(self.name, match.end()):
+            return self.name
+        return match[0]
 
     def as_json(self) -> dict[str, Any]:
         """Return what a matrix's JSON says of the host."""

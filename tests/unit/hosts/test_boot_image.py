@@ -110,5 +110,6 @@ def test_the_hosts_name_goes_in_and_the_cache_stays_out(
     monkeypatch.setenv("SECRET_TOKEN", "x")
     inside = host._environment({"EXTRA": "1"})
     assert inside["KVMHARNESS_HOST"] == "emulated-snp"
+    assert inside["KVMHARNESS_HOST_KERNEL"] == host.kernel.label
     assert (inside["EXTRA"], inside["KVMHARNESS_TRACE"]) == ("1", "/t")
     assert not {"KVMHARNESS_CACHE", "SECRET_TOKEN"} & inside.keys()

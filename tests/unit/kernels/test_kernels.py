@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.errors import MissingCapability, UsageError
+from kvmharness.errors import MissingCapability
 from kvmharness.kernels import kernels
 from kvmharness.kernels.packages import Package
 
@@ -94,17 +94,6 @@ def test_headers_make_a_release_preferred() -> None:
 def test_a_binary_without_its_modules_is_no_kernel() -> None:
     with pytest.raises(MissingCapability, match=r"kernel 6\.19: the archive has only 6\.1, 6\.12"):
         kernels.choose("6.19", kernels.parse_candidates(_LISTING))
-
-
-@pytest.mark.parametrize("wanted", ["", "abc", "6", "v6.12"])
-def test_what_names_no_kernel_is_a_usage_error(wanted: str) -> None:
-    with pytest.raises(UsageError, match="give a series"):
-        kernels.validate(wanted)
-
-
-def test_a_missing_tree_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such directory"):
-        kernels.validate(str(tmp_path / "linux"))
 
 
 def test_an_unbuilt_tree_says_what_is_missing(tmp_path: Path) -> None:

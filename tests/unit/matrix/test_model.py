@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kvmharness.errors import UsageError
+from kvmharness.labels import HostLabel
 from kvmharness.matrix import model
-from kvmharness.matrix.model import Cell
+from kvmharness.matrix.model import Cell, Column
 
 from .samples import cell, matrix, skip
 
@@ -113,3 +114,18 @@ def test_a_log_that_could_not_be_read_makes_no_difference_and_is_kept() -> None:
     assert not cell("ok").alike(warned)
     assert (unread.words, unread.kind) == ("ok", "ok")
     assert Cell.from_json(json.loads(json.dumps(unread.as_json()))).log is None
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("7.3.4+deb13-amd64", "7.3.4"),
+        ("7.4.0-rc1+", "7.4.0-rc1"),
+        ("6.18.44-fc-v657", "6.18.44"),
+        ("my-tree", "my-tree"),
+        ("7.3.4+series.mbox", "7.3.4+series.mbox"),
+        ("7.3.4:sw-protected", "7.3.4:sw-protected"),
+    ],
+)
+def test_a_changed_kernels_short_name_says_that_it_is(name: str, short: str) -> None:
+    assert Column(name, HostLabel("emulated-snp", name), {}, {}).short == short
