@@ -17,7 +17,11 @@ KERNEL_VARIABLE = "KVMHARNESS_HOST_KERNEL"
 
 @dataclass(frozen=True)
 class HostLabel:
-    """Where something ran. `kind` is ``native`` or an emulated host's; `kernel` its release."""
+    """Where something ran. `kind` is ``native`` or an emulated host's.
+
+    `kernel` is its kernel's release, and what it was booted with that others of the release were
+    not: ``7.3.4-1-amd64 kvm.tdp_mmu=0``.
+    """
 
     kind: str
     kernel: str

@@ -63,9 +63,9 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--module-option",
             "module_options",
-            metavar="MODULE:NAME=VALUE",
+            metavar="MODULE.NAME=VALUE",
             multiple=True,
-            help="An option for a module, such as snp_standin:smt=0.",
+            help="An option for a module, such as kvm.tdp_mmu=0. Repeatable.",
         ),
         click.option("--append", default="", help="More for the guest kernel's command line."),
     ):
@@ -144,15 +144,16 @@ def shell(
     append: str,
 ) -> int:
     """Open a shell inside, in the current directory. Leave it with exit."""
+    from kvmharness.kernels.module_options import parse
+
     ready = _prepare(kind, kernel, bisect=False)
     assert ready is not None
     program = os.environ.get("SHELL", "/bin/sh")
     click.echo(f"booting Linux {ready.facts['kernel']} (emulated) ...", err=True)
-    result = ready.shell(
+    result = ready.with_module_options(parse(module_options)).shell(
         [program, "-i"],
         smp=smp,
         memory=memory,
-        module_options=_module_options(module_options),
         append=append,
         writable=shares,
     )
@@ -194,18 +195,19 @@ def run(
     or QEMU crashed. The last lines of the console are shown then, and the QEMU command that boots
     the same machine again; what it needs is kept in the cache, of the last few runs.
     """
-    options = _module_options(module_options)
+    from kvmharness.kernels.module_options import parse
+
+    options = parse(module_options)
     ready = _prepare(kind, kernel, bisect=bisect)
     if ready is None:
         return BISECT_SKIP
-    result = ready.run(
+    result = ready.with_module_options(options).run(
         command,
         timeout=timeout,
         on_output=_pass_on,
         smp=smp,
         memory=memory,
         writable=shares,
-        module_options=options,
         append=append,
     )
     return _end(result, bisect=bisect)
@@ -244,18 +246,6 @@ def _pass_on(stream: str, data: bytes) -> None:
     out = (sys.stdout if stream == "stdout" else sys.stderr).buffer
     out.write(data)
     out.flush()
-
-
-def _module_options(given: tuple[str, ...]) -> dict[str, str]:
-    from kvmharness.errors import UsageError
-
-    options: dict[str, str] = {}
-    for text in given:
-        module, colon, setting = text.partition(":")
-        if not module or not colon or "=" not in setting or any(c.isspace() for c in text):
-            raise UsageError(f"module option {text!r}: give MODULE:NAME=VALUE")
-        options[module] = f"{options.get(module, '')} {setting}".strip()
-    return options
 
 
 def _megabytes(size: int) -> str:

@@ -15,7 +15,6 @@ from kvmharness import exit_status, host_kinds
 from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
-    from kvmharness.kvm.vmtypes import VmType
     from kvmharness.matrix.collect import Place
     from kvmharness.matrix.model import Matrix
     from kvmharness.report.output import ReportFile
@@ -34,6 +33,14 @@ _EMULATED = "emulated"
     multiple=True,
     metavar="SERIES|newest|PATH",
     help="A kernel to observe: a series (6.12), newest, or a kernel build tree. Repeatable.",
+)
+@click.option(
+    "--module-option",
+    "module_options",
+    multiple=True,
+    metavar="MODULE.NAME=VALUE",
+    help="Observe each emulated kernel once more with it, such as kvm.tdp_mmu=0, in a column "
+    "of its own; several for one column go in quotes, with blanks between. Repeatable.",
 )
 @click.option(
     "--vm-type",
@@ -67,6 +74,7 @@ _EMULATED = "emulated"
 def matrix(
     select: tuple[str, ...],
     kernels: tuple[str, ...],
+    module_options: tuple[str, ...],
     vm_type: str,
     hosts: tuple[str, ...],
     json_: str | None,
@@ -86,18 +94,19 @@ def matrix(
     Exit status: 0 shown, 1 --compare found a difference, 2 wrong usage, 4 nothing could run.
     """
     if compare is not None:
-        return _compare(compare, select, kernels, hosts)
+        return _compare(compare, select, (*kernels, *hosts, *module_options))
     from kvmharness.matrix import model
 
     ended: BaseException | None = None
     with ExitStack() as files:
         reports = _reserve(json_, html, files)
         if source is not None:
-            if kernels or hosts:
+            if kernels or hosts or module_options:
                 raise UsageError("--from shows what is in a file; --kernel and --host are for more")
             shown = _selected(model.load(source), select)
         else:
-            shown, ended = _observed(select, kernels, vm_type, hosts, fresh, destructive)
+            places = _places(hosts, kernels, module_options, vm_type)
+            shown, ended = _observed(select, places, vm_type, fresh, destructive)
         _write(reports, shown)
         _show(shown, as_text, everything, json_ == "-" or html == "-")
     if ended is not None:
@@ -121,9 +130,8 @@ def _status(shown: Matrix) -> int:
 
 def _observed(
     select: Sequence[str],
-    kernels: Sequence[str],
+    places: Sequence[Place],
     vm_type: str,
-    hosts: Sequence[str],
     fresh: bool,
     destructive: bool,
 ) -> tuple[Matrix, BaseException | None]:
@@ -136,7 +144,6 @@ def _observed(
     from kvmharness.scenarios import catalog
 
     wanted = VmType.parse(vm_type)
-    places = _places(hosts, kernels, wanted)
     scenarios = _chosen(select, catalog.scenarios(wanted))
     request = Request(wanted, scenarios, fresh, destructive)
     columns: list[Column] = []
@@ -160,11 +167,16 @@ def _observed(
     return shown, ended
 
 
-def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> list[Place]:
+def _places(
+    hosts: Sequence[str], kernels: Sequence[str], module_options: Sequence[str], vm_type: str
+) -> list[Place]:
+    """Return where to observe: beside each emulated kernel, itself with options of modules."""
+    from kvmharness.kernels import module_options as options
     from kvmharness.kernels import spec
     from kvmharness.matrix.collect import Place
 
-    kind = host_kinds.for_vm_type(vm_type.label).name
+    varied = [(), *dict.fromkeys(options.parse([text]) for text in module_options)]
+    kind = host_kinds.for_vm_type(vm_type).name
     places: list[Place] = []
     for host in dict.fromkeys(hosts or (_EMULATED,)):
         if host == host_kinds.NATIVE:
@@ -172,13 +184,12 @@ def _places(hosts: Sequence[str], kernels: Sequence[str], vm_type: VmType) -> li
         elif host in (_EMULATED, kind):
             for kernel in dict.fromkeys(kernels or (host_kinds.DEFAULT_KERNEL,)):
                 spec.parse(kernel)
-                places.append(Place(kind, kernel))
+                places += [Place(kind, kernel, each) for each in varied]
         else:
-            raise UsageError(
-                f"--host {host}: {vm_type.label} scenarios are observed on native or {kind}"
-            )
-    if kernels and all(place.kind == host_kinds.NATIVE for place in places):
-        raise UsageError("--kernel is for emulated hosts; give --host emulated as well")
+            raise UsageError(f"--host {host}: {vm_type} scenarios are observed on native or {kind}")
+    for option, given in (("--kernel", kernels), ("--module-option", module_options)):
+        if given and all(place.kind == host_kinds.NATIVE for place in places):
+            raise UsageError(f"{option} is for emulated hosts; give --host emulated as well")
     return places
 
 
@@ -244,12 +255,10 @@ def _show(shown: Matrix, as_text: bool, everything: bool, stdout_taken: bool) ->
         table.show(console(stderr=stdout_taken), shown, everything=everything)
 
 
-def _compare(
-    files: tuple[str, str], select: Sequence[str], kernels: Sequence[str], hosts: Sequence[str]
-) -> int:
+def _compare(files: tuple[str, str], select: Sequence[str], others: Sequence[str]) -> int:
     from kvmharness.matrix import compare, model
 
-    if kernels or hosts or select:
+    if others or select:
         raise UsageError("--compare reads two files, whole; give it nothing else")
     left, right = (model.load(file) for file in files)
     result = compare.compare(left, right)

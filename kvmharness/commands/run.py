@@ -106,6 +106,13 @@ class _PassThrough(click.Command):
     metavar="N",
     help="Processors of an emulated host (races want 2).",
 )
+@click.option(
+    "--module-option",
+    "module_options",
+    multiple=True,
+    metavar="MODULE.NAME=VALUE",
+    help="Load an emulated host's modules with it, such as kvm.tdp_mmu=0. Repeatable.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show each test, and failures uncut.")
 @click.pass_context
 def run(
@@ -126,6 +133,7 @@ def run(
     timeout: float,
     deadline: float,
     smp: int | None,
+    module_options: tuple[str, ...],
     verbose: bool,
 ) -> int:
     """Run the suite, or what SELECT means of it, and say what came of it.
@@ -153,7 +161,7 @@ def run(
         pytest_args=ctx.meta.get("pytest_args", ()),
         environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
     )
-    places = list(_places(hosts, kernels, smp))
+    places = list(_places(hosts, kernels, smp, module_options))
     with ExitStack() as files:
         wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
         reports = _reserve(wanted, files)
@@ -198,14 +206,19 @@ def _checked(require: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A host to be: its kind, and an emulated one's kernel and processors."""
+    """A host to be: its kind, and an emulated one's kernel, processors and options of modules."""
 
     kind: str
     kernel: str | None = None
     smp: int | None = None
+    module_options: tuple[str, ...] = ()
 
 
-def _places(hosts: Sequence[str], kernels: Sequence[str], smp: int | None) -> Iterator[_Place]:
+def _places(
+    hosts: Sequence[str], kernels: Sequence[str], smp: int | None, module_options: Sequence[str]
+) -> Iterator[_Place]:
+    from kvmharness.kernels.module_options import parse
+
     known = (*host_kinds.NAMES, ALL)
     wanted: list[str] = []
     for kind in hosts:
@@ -213,7 +226,9 @@ def _places(hosts: Sequence[str], kernels: Sequence[str], smp: int | None) -> It
             raise UsageError(f"--host {kind}: no such host; there are: {', '.join(known)}")
         wanted += host_kinds.NAMES if kind == ALL else [kind]
     wanted = list(dict.fromkeys(wanted))
-    for option, given in (("--kernel", kernels), ("--smp", smp)):
+    options = parse(module_options)
+    emulated_only = {"--kernel": kernels, "--smp": smp, "--module-option": options}
+    for option, given in emulated_only.items():
         if given and wanted == [host_kinds.NATIVE]:
             example = next(iter(host_kinds.EMULATED))
             raise UsageError(f"{option} is for emulated hosts; give --host {example} as well")
@@ -222,7 +237,7 @@ def _places(hosts: Sequence[str], kernels: Sequence[str], smp: int | None) -> It
             yield _Place(kind)
         else:
             for kernel in kernels or (host_kinds.DEFAULT_KERNEL,):
-                yield _Place(kind, kernel, smp)
+                yield _Place(kind, kernel, smp, options)
 
 
 def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, ReportFile]:
@@ -287,8 +302,8 @@ def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
     from kvmharness.hosts.processors import WithProcessors
 
     host = EmulatedHost.prepare(place.kind, place.kernel or "")
-    label = labels.HostLabel(place.kind, str(host.facts["kernel"]))
-    return WithProcessors(host, place.smp), label
+    host = host.with_module_options(place.module_options)
+    return WithProcessors(host, place.smp), host.label
 
 
 def _absent(place: _Place, request: Request, error: MissingCapability) -> HostResult:

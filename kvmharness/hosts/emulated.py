@@ -30,8 +30,16 @@ from kvmharness.hosts.host import HostRun, OnOutput, Verdict
 from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
-from kvmharness.kernels import kernels, modulebuild, packages, resolve, spec, tdx_build
-from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE
+from kvmharness.kernels import (
+    kernels,
+    module_options,
+    modulebuild,
+    packages,
+    resolve,
+    spec,
+    tdx_build,
+)
+from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE, HostLabel
 from kvmharness.resources import images_dir
 
 #: Seconds from QEMU's start to the command's; a boot takes 3 on a free core.
@@ -52,7 +60,7 @@ _APPEND = (
 # Carried into the guest from the caller's environment.
 _PASSED = re.compile(
     r"PATH|HOME|USER|LOGNAME|VIRTUAL_ENV|LANG|LC_.*|TZ|TERM|NO_COLOR|CI|PYTHON.*|PYTEST_.*|"
-    r"KVMHARNESS_(?!CACHE$|HOST$).*"
+    r"KVMHARNESS_(?!CACHE$|HOST$|HOST_KERNEL$).*"
 )
 #: What builds a module that a kind has rebuilt.
 _BUILDERS = {"kvm-intel": tdx_build.build_kvm_intel}
@@ -68,6 +76,9 @@ class EmulatedHost:
     built: Mapping[str, Path]  # modules that are not the kernel's: the stand-in above all
     busybox: Path
     facts: Mapping[str, object] = field(default_factory=dict)
+    #: Beyond the kind's own: module name to its options, and the same as they were given.
+    module_options: Mapping[str, str] = field(default_factory=dict)
+    varied: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -106,6 +117,26 @@ class EmulatedHost:
         }
         return cls(chosen, ready, machine, built, shell, facts)
 
+    @property
+    def label(self) -> HostLabel:
+        """What a result seen here is to be called: the kernel, and what it was loaded with."""
+        return HostLabel(self.kind.name, " ".join((self.kernel.label, *self.varied)))
+
+    def with_module_options(self, options: Sequence[str]) -> EmulatedHost:
+        """Return the host with its modules loaded with `options`, each ``MODULE.NAME=VALUE``.
+
+        Raises UsageError for a module that is not loaded there, and for an option it has not got.
+        """
+        if not options:
+            return self
+        loaded = load_order(self.kind, self.kernel, self.built)
+        return replace(
+            self,
+            module_options=module_options.resolve(options, loaded),
+            varied=tuple(options),
+            facts={**self.facts, "module_options": list(options)},
+        )
+
     def run(
         self,
         argv: Sequence[str],
@@ -117,21 +148,19 @@ class EmulatedHost:
         on_output: OnOutput | None = None,
         smp: int = 1,
         memory: int = DEFAULT_MEMORY,
-        module_options: Mapping[str, str] | None = None,
         append: str = "",
         boot_timeout: float = BOOT_DEADLINE,
     ) -> HostRun:
         """Boot, run `argv` in the caller's root and directory, and end.
 
         `timeout`: seconds for the command, from when it starts; `boot_timeout`: for the boot.
-        `smp`: processors; `memory`: MiB. `module_options`: module name to its options, as in
-        ``a=1 b=2``. `append`: more for the kernel's command line. `env` is added to what is
-        carried over from the caller's environment. Never raises for what happens inside: the
-        verdict says it.
+        `smp`: processors; `memory`: MiB. `append`: more for the kernel's command line. `env` is
+        added to what is carried over from the caller's environment. Never raises for what happens
+        inside: the verdict says it.
         """
         script = command_script(argv, self._environment(env), cwd or Path.cwd())
         machine = self._machine(writable, smp, memory, append)
-        archive = self._boot_image(machine, script, module_options, interactive=False)
+        archive = self._boot_image(machine, script, interactive=False)
         watch = Watch(on_output, time.monotonic(), boot_timeout, timeout)
         start(machine, archive, watch, interactive=False)
         return _kept_if_failed(watch.verdict(), machine, archive, interactive=False)
@@ -143,7 +172,6 @@ class EmulatedHost:
         env: Mapping[str, str] | None = None,
         smp: int = 1,
         memory: int = DEFAULT_MEMORY,
-        module_options: Mapping[str, str] | None = None,
         append: str = "",
         writable: Sequence[Path] = (),
     ) -> HostRun:
@@ -151,9 +179,7 @@ class EmulatedHost:
         extra = {"TERM": os.environ.get("TERM", "linux"), **(env or {})}
         script = command_script(argv, self._environment(extra), Path.cwd())
         machine = self._machine(writable, smp, memory, append)
-        archive = self._boot_image(
-            machine, terminal.size_setting() + script, module_options, interactive=True
-        )
+        archive = self._boot_image(machine, terminal.size_setting() + script, interactive=True)
         watch = Watch(None, time.monotonic(), BOOT_DEADLINE, float("inf"))
         with terminal.kept():
             start(machine, archive, watch, interactive=True)
@@ -162,7 +188,7 @@ class EmulatedHost:
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if _PASSED.fullmatch(k)}
         kept[HOST_VARIABLE] = self.kind.name
-        kept[KERNEL_VARIABLE] = self.kernel.label
+        kept[KERNEL_VARIABLE] = self.label.kernel
         kept["KVMHARNESS_HOST_FACTS"] = json.dumps(dict(self.facts))
         # The root is the caller's: what is not compiled there now would be compiled in every run.
         kept.setdefault("PYTHONDONTWRITEBYTECODE", "1")
@@ -183,21 +209,14 @@ class EmulatedHost:
             shares=(root, *_shares(writable)),
         )
 
-    def _boot_image(
-        self,
-        machine: VirtualMachine,
-        script: str,
-        module_options: Mapping[str, str] | None,
-        *,
-        interactive: bool,
-    ) -> bytes:
+    def _boot_image(self, machine: VirtualMachine, script: str, *, interactive: bool) -> bytes:
         return boot_image(
             self.kind,
             load_order(self.kind, self.kernel, self.built),
             self.busybox,
             shares=machine.shares[1:],  # init has the root by itself
             script=script,
-            module_options=module_options or {},
+            module_options=self.module_options,
             interactive=interactive,
         )
 

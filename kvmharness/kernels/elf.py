@@ -65,6 +65,12 @@ class Module:
         text = self.section(".modinfo").data().decode("latin-1")
         return dict(field.split("=", 1) for field in text.split("\0") if "=" in field)
 
+    def parameters(self) -> list[str]:
+        """Return the names of the parameters it takes, sorted (module_param())."""
+        text = self.section(".modinfo").data().decode("latin-1")
+        declared = (field.partition("=") for field in text.split("\0"))
+        return sorted(value.partition(":")[0] for name, _, value in declared if name == "parmtype")
+
     def depends(self) -> list[str]:
         """Return the names of the modules this one needs loaded, ``-`` and ``_`` as written."""
         return [name for name in self.modinfo().get("depends", "").split(",") if name]

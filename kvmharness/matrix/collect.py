@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,15 +35,19 @@ _TAIL = 100
 
 @dataclass(frozen=True)
 class Place:
-    """A host to be: its kind, and an emulated one's kernel (a series, ``newest`` or a path)."""
+    """A host to be: its kind, and an emulated one's kernel (a series, ``newest`` or a path).
+
+    `module_options`: what its modules are loaded with, each ``MODULE.NAME=VALUE``.
+    """
 
     kind: str
     kernel: str = ""
+    module_options: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         """What the user called it."""
-        return self.kernel or self.kind
+        return " ".join((self.kernel or self.kind, *self.module_options))
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,13 @@ class Request:
 def collect(places: Sequence[Place], request: Request) -> Iterator[Column]:
     """Observe on each place in turn, a column each.
 
-    One that can't be had, or whose kernel observed nothing, gives a column that says why.
+    One that can't be had, or whose kernel observed nothing, gives a column that says why. Raises
+    UsageError for an option that a module has not got, before anything is observed.
     """
+    for place in places:
+        if place.module_options:
+            with contextlib.suppress(MissingCapability):
+                _prepare(place, request.vm_type)
     taken: set[str] = set()
     for place in places:
         column = _column(place, request, taken)
@@ -86,7 +96,8 @@ def _name(place: Place, label: HostLabel) -> str:
     from kvmharness.kernels import spec
 
     if place.kernel and spec.is_tree(place.kernel):
-        return Path(place.kernel).expanduser().resolve().name
+        directory = Path(place.kernel).expanduser().resolve()
+        return " ".join((directory.name, *place.module_options))
     return label.kernel
 
 
@@ -99,7 +110,7 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 def absent(place: Place, request: Request, taken: Collection[str], cell: Cell) -> Column:
     """Return the column of a place that was not observed: `cell`, with its reason, for each."""
-    label = HostLabel(place.kind, place.kernel) if place.kernel else labels.current()
+    label = HostLabel(place.kind, place.wanted) if place.kernel else labels.current()
     cells = dict.fromkeys(request.scenarios, cell)
     return Column(_free(place.wanted, taken), label, {}, cells, absent=cell.reason)
 
@@ -115,12 +126,12 @@ def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None
     from kvmharness.hosts.emulated import EmulatedHost
     from kvmharness.hosts.processors import WithProcessors
 
-    host = EmulatedHost.prepare(place.kind, place.kernel)
+    host = EmulatedHost.prepare(place.kind, place.kernel).with_module_options(place.module_options)
     facts = host.facts
     parts = [place.kind, vm_type.label, host.kernel.identity]
     parts += [str(facts[name]) for name in ("kernel_origin", "qemu", "standin")]
-    label = HostLabel(place.kind, str(facts["kernel"]))
-    return WithProcessors(host), label, "-".join(parts)
+    parts += place.module_options
+    return WithProcessors(host), host.label, "-".join(parts)
 
 
 class _NothingObserved(HarnessError):

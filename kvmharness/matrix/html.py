@@ -76,8 +76,7 @@ def _breakable(text: str, *after: str) -> Markup:
 def _beneath(column: Column) -> str:
     """Say below a column's short name what it leaves out."""
     where = "emulated" if column.label.emulated else "native"
-    release = column.label.kernel
-    return where if release.startswith(column.short) else f"{release}, {where}"
+    return where if column.tells_release else f"{column.label.kernel}, {where}"
 
 
 def _where(column: Column) -> str:

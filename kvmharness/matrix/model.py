@@ -194,11 +194,20 @@ class Column:
 
     @property
     def short(self) -> str:
-        """The name without a distribution's suffix: ``6.12.107``; any other's as it is."""
-        match = re.match(r"\d+\.\d+(\.\d+)?(-rc\d+)?", self.name)
-        if match is None or _CHANGED.match(self.name, match.end()):
+        """The name without a distribution's suffix: ``6.12.107``; any other's as it is.
+
+        What else it was booted with stays: ``7.3.4 kvm.tdp_mmu=0``.
+        """
+        release, *varied = self.name.split(" ")
+        match = re.match(r"\d+\.\d+(\.\d+)?(-rc\d+)?", release)
+        if match is None or _CHANGED.match(release, match.end()):
             return self.name
-        return match[0]
+        return " ".join([match[0], *varied])
+
+    @property
+    def tells_release(self) -> bool:
+        """Whether the short name says which kernel release it is; a tree's does not."""
+        return self.label.kernel.startswith(self.short.partition(" ")[0])
 
     def as_json(self) -> dict[str, Any]:
         """Return what a matrix's JSON says of the host."""

@@ -45,8 +45,7 @@ def _listed(matrix: Matrix) -> str:
 
 
 def _column(column: Column) -> str:
-    release = column.label.kernel
-    return column.short if release.startswith(column.short) else f"{column.short} ({release})"
+    return column.short if column.tells_release else f"{column.short} ({column.label.kernel})"
 
 
 def _heading(text: str) -> Iterator[str]:

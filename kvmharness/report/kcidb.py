@@ -83,7 +83,7 @@ def _report(results: Sequence[HostResult], build: str | None, version: Any) -> d
 
 
 def _checkout(result: HostResult) -> dict[str, Any]:
-    kernel = result.label.kernel
+    kernel = _release(result)
     origin = str(result.facts.get("kernel_origin", ""))
     checkout: dict[str, Any] = {
         "id": f"{ORIGIN}:{_digest('checkout', kernel, origin)}",
@@ -98,8 +98,13 @@ def _checkout(result: HostResult) -> dict[str, Any]:
     return checkout
 
 
+def _release(result: HostResult) -> str:
+    """Return the release that was built, whatever it was booted with."""
+    return str(result.facts.get("kernel", result.label.kernel))
+
+
 def _build(result: HostResult) -> dict[str, Any]:
-    kernel, origin = result.label.kernel, result.facts.get("kernel_origin")
+    kernel, origin = _release(result), result.facts.get("kernel_origin")
     return {
         "id": f"{ORIGIN}:{_digest('build', kernel, origin)}",
         "checkout_id": _checkout(result)["id"],

@@ -163,7 +163,7 @@ def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> No
 
 
 def test_a_module_that_does_not_load_is_a_failed_boot(host: EmulatedHost) -> None:
-    result = host.run(["true"], timeout=60, module_options={"snp_standin": "smt=banana"})
+    result = host.with_module_options(["snp_standin.smt=banana"]).run(["true"], timeout=60)
     assert result.verdict is Verdict.BOOT_FAILED, result.explain()
     assert "insmod snp_standin.ko" in result.detail
 

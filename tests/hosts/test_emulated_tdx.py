@@ -68,10 +68,9 @@ def test_tds_and_nothing_else_can_be_made(host: EmulatedHost) -> None:
 
 
 def test_options_are_added_to_the_kinds_own(host: EmulatedHost) -> None:
-    result = host.run(
+    result = host.with_module_options(["kvm_intel.vpid=0"]).run(
         ["cat", "/sys/module/kvm_intel/parameters/tdx", "/sys/module/kvm_intel/parameters/vpid"],
         timeout=60,
-        module_options={"kvm-intel": "vpid=0"},
     )
     assert result.ok, result.explain() + result.stderr.decode()
     assert result.stdout.split() == [b"Y", b"N"]
@@ -86,6 +85,6 @@ def test_kvm_intel_takes_from_the_stand_in_what_its_kernel_lacks(host: EmulatedH
 
 
 def test_a_module_that_does_not_load_is_a_failed_boot(host: EmulatedHost) -> None:
-    result = host.run(["true"], timeout=60, module_options={"tdx_standin": "leak=banana"})
+    result = host.with_module_options(["tdx_standin.leak=banana"]).run(["true"], timeout=60)
     assert result.verdict is Verdict.BOOT_FAILED, result.explain()
     assert "insmod tdx_standin.ko" in result.detail

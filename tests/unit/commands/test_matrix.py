@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvmharness.commands.matrix import matrix
+from kvmharness.errors import UsageError
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import collect
 from kvmharness.matrix.collect import Place, Request
@@ -41,6 +42,29 @@ def test_what_was_seen_before_an_interruption_is_written(
     assert row["outcomes"]["6.12.117"]["reason"] == "as it was seen"
     assert row["outcomes"]["7.3"]["result"] == "error"
     assert "interrupted before it was observed" in row["outcomes"]["7.3"]["reason"]
+
+
+def test_each_module_option_is_a_column_beside_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def observed(places: Sequence[Place], request: Request) -> Iterator[Column]:
+        seen.extend(place.wanted for place in places)
+        return (column(place.wanted, Cell(SKIP, "as it was seen")) for place in places)
+
+    monkeypatch.setattr(collect, "collect", observed)
+    options = ["--module-option", "kvm.tdp_mmu=0", "--module-option", "kvm.a=1  kvm_amd.b=2"]
+    CliRunner().invoke(matrix, [*ARGUMENTS, *options], standalone_mode=False)
+    assert seen == [
+        *("6.12", "6.12 kvm.tdp_mmu=0", "6.12 kvm.a=1 kvm_amd.b=2"),
+        *("7.3", "7.3 kvm.tdp_mmu=0", "7.3 kvm.a=1 kvm_amd.b=2"),
+    ]
+
+
+@pytest.mark.parametrize("option", ["kvm:tdp_mmu=0", "tdp_mmu=0", "kvm.tdp_mmu", "", "kvm.a=1 b"])
+def test_what_is_no_module_option_is_refused(option: str) -> None:
+    result = CliRunner().invoke(matrix, ["--module-option", option], standalone_mode=False)
+    assert isinstance(result.exception, UsageError)
+    assert "give MODULE.NAME=VALUE" in str(result.exception)
 
 
 @pytest.mark.parametrize(

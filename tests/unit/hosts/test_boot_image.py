@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from kvmharness.errors import HarnessError
+from kvmharness import labels
+from kvmharness.errors import HarnessError, UsageError
 from kvmharness.host_kinds import EMULATED
 from kvmharness.hosts import emulated
 from kvmharness.hosts.boot_image import command_script
@@ -18,6 +20,13 @@ from kvmharness.kernels import kernels
 
 from ..kernels.elf_modules import kernel_module
 from .cpio import read
+
+STANDIN = kernel_module(modinfo=b"vermagic=1\0depends=\0parmtype=smt:bool\0parmtype=leak:int\0")
+#: Of modules of the kernel: the parameters they take.
+PARAMETERS = {
+    "kvm": b"parmtype=tdp_mmu:bool\0parm=tdp_mmu:what it does\0parmtype=ignore_msrs:bool\0",
+    "kvm-amd": b"parmtype=sev:bool\0",
+}
 
 
 @pytest.fixture
@@ -28,9 +37,10 @@ def host(tmp_path: Path) -> emulated.EmulatedHost:
     depends = {"kvm": "irqbypass", "kvm-amd": "kvm,ccp", "9p": "9pnet", "9pnet-virtio": "9pnet"}
     for name in ("irqbypass", "kvm", "ccp", "kvm-amd", "9pnet", "9p", "9pnet-virtio", "overlay"):
         modinfo = f"vermagic=1\0depends={depends.get(name, '')}\0".encode()
+        modinfo += PARAMETERS.get(name, b"")
         (modules / f"{name}.ko").write_bytes(kernel_module(modinfo=modinfo))
     (tmp_path / "busybox").write_bytes(b"busybox")
-    (tmp_path / "standin.ko").write_bytes(b"standin")
+    (tmp_path / "standin.ko").write_bytes(STANDIN)
     return emulated.EmulatedHost(
         kind=EMULATED["emulated-snp"],
         kernel=kernels.Kernel("7.3.4", tmp_path / "vmlinux", modules, "nowhere"),
@@ -42,14 +52,14 @@ def host(tmp_path: Path) -> emulated.EmulatedHost:
 
 
 def _booted(
-    host: emulated.EmulatedHost, script: str, options: dict[str, str]
+    host: emulated.EmulatedHost, script: str
 ) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
     machine = host._machine((), smp=1, memory=512, append="")
-    return read(host._boot_image(machine, script, options, interactive=False))
+    return read(host._boot_image(machine, script, interactive=False))
 
 
 def test_modules_are_loaded_in_an_order_that_serves_all(host: emulated.EmulatedHost) -> None:
-    found = _booted(host, "true\n", {"snp_standin": "smt=0"})
+    found = _booted(host.with_module_options(["snp_standin.smt=0", "kvm_amd.sev=1"]), "true\n")
     plan = found["plan"][1].decode()
     listed = plan.split("'")[1].splitlines()
     assert listed == [
@@ -57,20 +67,50 @@ def test_modules_are_loaded_in_an_order_that_serves_all(host: emulated.EmulatedH
         "kvm.ko",
         "ccp.ko",
         "snp_standin.ko smt=0",
-        "kvm-amd.ko",
+        "kvm-amd.ko sev=1",
         "9pnet.ko",
         "9p.ko",
         "9pnet-virtio.ko",
         "overlay.ko",
     ]
-    assert found["modules/snp_standin.ko"][1] == b"standin"
+    assert found["modules/snp_standin.ko"][1] == STANDIN
     assert found["command"][1] == b"true\n"
     assert stat.S_IMODE(found["init"][0]) == 0o755
 
 
+def test_what_was_loaded_otherwise_is_in_the_label_and_the_facts(
+    host: emulated.EmulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.label.kernel == "7.3.4"
+    varied = host.with_module_options(["kvm.tdp_mmu=0", "kvm.ignore_msrs=1"])
+    assert varied.module_options == {"kvm": "tdp_mmu=0 ignore_msrs=1"}
+    assert varied.label.kernel == "7.3.4 kvm.tdp_mmu=0 kvm.ignore_msrs=1"
+    assert varied.facts["module_options"] == ["kvm.tdp_mmu=0", "kvm.ignore_msrs=1"]
+    # And inside, where the records are made.
+    for name, value in varied._environment(None).items():
+        monkeypatch.setenv(name, value)
+    assert labels.current() == varied.label
+    assert "module_options" not in host.facts
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("kvm.tdp_mu=0", "kvm has no parameter tdp_mu; it has: ignore_msrs, tdp_mmu"),
+        ("overlay.x=1", "overlay has no parameter x; it has none"),
+        ("kvm_intel.tdx=1", "no module kvm_intel is loaded there; there are: 9p, 9pnet, "),
+    ],
+)
+def test_an_option_that_a_module_has_not_got_is_refused_with_those_there_are(
+    host: emulated.EmulatedHost, option: str, told: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        host.with_module_options([option])
+
+
 def test_every_program_of_init_is_there(host: emulated.EmulatedHost) -> None:
     """Whatever init calls is a shell builtin, a function of its own or an applet that is linked."""
-    found = _booted(host, "", {})
+    found = _booted(host, "")
     words = {
         line.split()[0]
         for line in found["init"][1].decode().splitlines()

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 
 from kvmharness import progress
-from kvmharness.errors import MissingCapability
+from kvmharness.errors import MissingCapability, UsageError
+from kvmharness.host_kinds import EMULATED
+from kvmharness.hosts.emulated import EmulatedHost
 from kvmharness.hosts.host import HostRun, Verdict
+from kvmharness.hosts.processors import WithProcessors
+from kvmharness.hosts.qemu import Qemu
 from kvmharness.kernel_log.log import KernelLine
+from kvmharness.kernels.kernels import Kernel
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import collect, stored
@@ -25,6 +30,7 @@ from kvmharness.scenarios.bench import Bench
 from kvmharness.scenarios.outcome import step_as_json
 from kvmharness.scenarios.scenario import Scenario
 
+from ..kernels.elf_modules import kernel_module
 from ..steps import step
 
 LABEL = HostLabel("emulated-snp", "7.3.4-amd64")
@@ -289,6 +295,36 @@ def test_a_host_that_cannot_be_had_is_a_column_that_says_why(
     assert column.cells["a"].result == "skip"
 
 
+def test_what_was_loaded_with_other_options_is_another_column_and_cached_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "modules" / "kvm.ko"
+    module.parent.mkdir()
+    module.write_bytes(kernel_module(modinfo=b"depends=\0parmtype=tdp_mmu:bool\0"))
+    ready = EmulatedHost(
+        EMULATED["emulated-snp"],
+        Kernel("7.3.4-amd64", tmp_path / "vmlinux", module.parent, "nowhere"),
+        Qemu(("false",), "10"),
+        {"snp_standin": module, "kvm-amd": module},
+        module,
+        {"kernel": "7.3.4-amd64", "kernel_origin": "nowhere", "qemu": "10", "standin": "0"},
+    )
+    monkeypatch.setattr(EmulatedHost, "prepare", lambda kind, kernel: ready)
+    played = FakeHost(ok)
+    monkeypatch.setattr(WithProcessors, "run", lambda self, *a, **k: played.run(*a, **k))
+    places = [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.3", ("kvm.tdp_mmu=0",))]
+    request = Request(VmType.SNP, scenarios("a"))
+    columns = list(collect.collect(places, request))
+    assert [c.name for c in columns] == ["7.3.4-amd64", "7.3.4-amd64 kvm.tdp_mmu=0"]
+    assert [c.short for c in columns] == ["7.3.4", "7.3.4 kvm.tdp_mmu=0"]
+    assert [c.tells_release for c in columns] == [True, True]
+    assert len(played.runs) == 2
+    wrong = [Place("emulated-snp", "7.3", ("kvm.tdp_mu=0",))]
+    with pytest.raises(UsageError, match="no parameter tdp_mu"):
+        list(collect.collect([*places, *wrong], Request(VmType.SNP, scenarios("a", "b"))))
+    assert len(played.runs) == 2  # nothing was observed before that was said
+
+
 def test_trees_are_called_by_their_directories_and_names_are_unique(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,4 +337,4 @@ def test_trees_are_called_by_their_directories_and_names_are_unique(
     places += [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.3.0")]
     columns = list(collect.collect(places, Request(VmType.SNP, scenarios("a"))))
     assert [c.name for c in columns] == ["linux-base", "linux-patched", "7.3.0", "7.3.0 (2)"]
-    assert columns[0].short == "linux-base"
+    assert (columns[0].short, columns[0].tells_release) == ("linux-base", False)
