@@ -8,9 +8,13 @@ in for the silicon (vm_images/emulated_host). To add a kind, add it here and its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from kvmharness.release import Series
+from kvmharness.record import Record
+
+if TYPE_CHECKING:
+    from kvmharness.release import Series
 
 #: This machine and the kernel it runs.
 NATIVE = "native"
@@ -18,8 +22,7 @@ NATIVE = "native"
 DEFAULT_KERNEL = "7.3"
 
 
-@dataclass(frozen=True)
-class EmulatedKind:
+class EmulatedKind(Record, frozen=True):
     """A kind of emulated host: its processor, its stand-in, and what it asks of a kernel."""
 
     name: str
@@ -40,7 +43,7 @@ class EmulatedKind:
     #: The first kernel series that has what it is for.
     oldest: Series
     #: Options of modules that are always given.
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
 
 
 _SNP = EmulatedKind(

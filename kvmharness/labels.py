@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from kvmharness import host_kinds
 from kvmharness.host_kinds import NATIVE
+from kvmharness.record import Record
 
 #: Set by an emulated host for everything that runs inside it: its kind, such as ``emulated-snp``.
 HOST_VARIABLE = "KVMHARNESS_HOST"
@@ -15,8 +15,7 @@ HOST_VARIABLE = "KVMHARNESS_HOST"
 KERNEL_VARIABLE = "KVMHARNESS_HOST_KERNEL"
 
 
-@dataclass(frozen=True)
-class HostLabel:
+class HostLabel(Record, frozen=True):
     """Where something ran. `kind` is ``native`` or an emulated host's.
 
     `kernel` is its kernel's release, and what it was booted with that others of the release were

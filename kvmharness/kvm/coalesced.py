@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from kvmharness.errors import KernelFault
@@ -14,6 +13,7 @@ from kvmharness.kvm.fields import make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import PAGE_SIZE, Mapping
 from kvmharness.kvm.result import Result
+from kvmharness.record import Record
 
 _RING = "struct kvm_coalesced_mmio_ring"
 _ENTRY = "struct kvm_coalesced_mmio"
@@ -22,8 +22,7 @@ _ENTRY = "struct kvm_coalesced_mmio"
 RING_ENTRIES = (PAGE_SIZE - int(ffi.sizeof(_RING))) // int(ffi.sizeof(_ENTRY))
 
 
-@dataclass(frozen=True, slots=True)
-class CoalescedWrite:
+class CoalescedWrite(Record, frozen=True):
     """A write of `data` to `address`, a gpa or with `is_pio` a port."""
 
     address: int

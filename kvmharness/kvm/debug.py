@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, MutableSequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from kvmharness.kvm import ioctl
@@ -12,6 +11,7 @@ from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, array, get, inside, of_type, put
+from kvmharness.record import Record
 
 
 class GuestDebugFlag(IntFlag):
@@ -71,8 +71,7 @@ class BreakOn(IntEnum):
     ACCESS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Breakpoint:
+class Breakpoint(Record, frozen=True):
     """A hardware breakpoint: `length` is 1, 2, 4 or 8 bytes, and 1 for EXECUTE."""
 
     address: int

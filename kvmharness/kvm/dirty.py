@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kvmharness.closing import Closing
@@ -16,13 +15,13 @@ from kvmharness.kvm.fields import make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import MAP_SHARED, PAGE_SIZE, map_memory
 from kvmharness.kvm.result import Result
+from kvmharness.record import Record
 
 #: Bytes of one entry of the ring.
 ENTRY_SIZE = int(ffi.sizeof("struct kvm_dirty_gfn"))
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyPage:
+class DirtyPage(Record, frozen=True):
     """A page that a vCPU wrote: `offset` in pages from the start of memslot `slot`."""
 
     slot: int

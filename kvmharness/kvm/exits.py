@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from kvmharness.kvm.ffi import lib
+from kvmharness.record import Record
 
 
 # None is frozen, though nobody changes one: frozen, an IoExit takes three times as long to make.
-@dataclass(slots=True, unsafe_hash=True)
-class Exit:
+class Exit(Record):
     """Any exit; `reason` is kvm_run.exit_reason."""
 
     reason: int
@@ -22,7 +21,6 @@ class Exit:
         return REASON_NAMES.get(self.reason, f"KVM_EXIT {self.reason}")
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class IoExit(Exit):
     """KVM_EXIT_IO: an IN or OUT. `data` holds `count` items of `size` bytes for an OUT.
 
@@ -37,7 +35,6 @@ class IoExit(Exit):
     data_offset: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class MmioExit(Exit):
     """KVM_EXIT_MMIO: an access of `size` bytes at `gpa`, which no memslot backs."""
 
@@ -47,17 +44,14 @@ class MmioExit(Exit):
     data: bytes
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HltExit(Exit):
     """KVM_EXIT_HLT: the guest executed HLT without an in-kernel interrupt controller."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class ShutdownExit(Exit):
     """KVM_EXIT_SHUTDOWN: a triple fault."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class FailEntryExit(Exit):
     """KVM_EXIT_FAIL_ENTRY: the hardware refused to enter the guest."""
 
@@ -65,7 +59,6 @@ class FailEntryExit(Exit):
     cpu: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class InternalErrorExit(Exit):
     """KVM_EXIT_INTERNAL_ERROR: KVM gave up; `suberror` 1 is a failed emulation."""
 
@@ -83,7 +76,6 @@ class InternalErrorExit(Exit):
         return size_and_bytes[1 : 1 + min(size_and_bytes[0], 15)]
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class MemoryFaultExit(Exit):
     """KVM_EXIT_MEMORY_FAULT (6.8): an access to `gpa` that needs a conversion or has no memory.
 
@@ -101,7 +93,6 @@ class MemoryFaultExit(Exit):
         return bool(self.flags & lib.KVM_MEMORY_EXIT_FLAG_PRIVATE)
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HypercallExit(Exit):
     """KVM_EXIT_HYPERCALL: a hypercall that userspace asked for by KVM_CAP_EXIT_HYPERCALL."""
 
@@ -110,7 +101,6 @@ class HypercallExit(Exit):
     flags: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class SystemEventExit(Exit):
     """KVM_EXIT_SYSTEM_EVENT: `kind` is KVM_SYSTEM_EVENT_*; `data` its arguments."""
 
@@ -118,7 +108,6 @@ class SystemEventExit(Exit):
     data: tuple[int, ...]
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class MsrExit(Exit):
     """KVM_EXIT_X86_RDMSR or _WRMSR, asked for by KVM_CAP_X86_USER_SPACE_MSR."""
 
@@ -128,7 +117,6 @@ class MsrExit(Exit):
     why: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class DebugExit(Exit):
     """KVM_EXIT_DEBUG: a breakpoint or single step set by KVM_SET_GUEST_DEBUG."""
 
@@ -138,19 +126,16 @@ class DebugExit(Exit):
     dr7: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class InterruptedExit(Exit):
     """KVM_EXIT_INTR: the vCPU was kicked, or a signal came, before the guest exited by itself."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HardwareExit(Exit):
     """KVM_EXIT_UNKNOWN: the processor gave a reason that KVM does not handle."""
 
     hardware_reason: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class ExceptionExit(Exit):
     """KVM_EXIT_EXCEPTION: the guest took an exception that KVM leaves to userspace."""
 
@@ -158,19 +143,16 @@ class ExceptionExit(Exit):
     error_code: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class IrqWindowExit(Exit):
     """KVM_EXIT_IRQ_WINDOW_OPEN: the guest takes interrupts, as was asked for."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class SetTprExit(Exit):
     """KVM_EXIT_SET_TPR: the guest set its TPR, without an in-kernel local APIC; `cr8` is it."""
 
     cr8: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class TprAccessExit(Exit):
     """KVM_EXIT_TPR_ACCESS: the instruction at `rip` used the TPR (KVM_TPR_ACCESS_REPORTING)."""
 
@@ -178,19 +160,16 @@ class TprAccessExit(Exit):
     is_write: bool
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class NmiExit(Exit):
     """KVM_EXIT_NMI: the guest exited for an NMI of the host."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class IoapicEoiExit(Exit):
     """KVM_EXIT_IOAPIC_EOI: the guest ended a level-triggered `vector`, with a split irqchip."""
 
     vector: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HypervSynicExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNIC: a guest set up its interrupt controller."""
 
@@ -200,7 +179,6 @@ class HypervSynicExit(Exit):
     msg_page: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HypervCallExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_HCALL: answered with ``Vcpu.complete_hyperv``."""
 
@@ -208,7 +186,6 @@ class HypervCallExit(Exit):
     params: tuple[int, int]
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class HypervDebugExit(Exit):
     """KVM_EXIT_HYPERV of KVM_EXIT_HYPERV_SYNDBG: a guest's kernel debugger."""
 
@@ -220,22 +197,18 @@ class HypervDebugExit(Exit):
     pending_page: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class DirtyRingFullExit(Exit):
     """KVM_EXIT_DIRTY_RING_FULL: harvest the vCPU's ring, and KVM_RESET_DIRTY_RINGS."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class ApResetHoldExit(Exit):
     """KVM_EXIT_AP_RESET_HOLD: an SEV-ES guest's vCPU waits for its start-up interrupt."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class BusLockExit(Exit):
     """KVM_EXIT_X86_BUS_LOCK: the guest locked the bus (KVM_CAP_X86_BUS_LOCK_EXIT)."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class XenExit(Exit):
     """KVM_EXIT_XEN of KVM_EXIT_XEN_HCALL: answered with ``Vcpu.complete_xen``."""
 
@@ -245,7 +218,6 @@ class XenExit(Exit):
     params: tuple[int, ...]
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class NotifyExit(Exit):
     """KVM_EXIT_NOTIFY (6.0): the guest let no event through (KVM_CAP_X86_NOTIFY_VMEXIT)."""
 
@@ -257,7 +229,6 @@ class NotifyExit(Exit):
         return bool(self.flags & lib.KVM_NOTIFY_CONTEXT_INVALID)
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class TdxExit(Exit):
     """KVM_EXIT_TDX (6.16): a TDVMCALL; answered with ``Vcpu.complete_tdx``.
 
@@ -270,7 +241,6 @@ class TdxExit(Exit):
     data: tuple[int, ...]
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class SnpReqCertsExit(Exit):
     """KVM_EXIT_SNP_REQ_CERTS (7.0): an SNP guest wants certificates at `gpa`.
 
@@ -281,7 +251,6 @@ class SnpReqCertsExit(Exit):
     npages: int
 
 
-@dataclass(slots=True, unsafe_hash=True)
 class UnknownExit(Exit):
     """A reason this package has no type for; `raw` is the exit union's first 256 bytes."""
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableSequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from kvmharness.kvm import ioctl
@@ -13,6 +12,7 @@ from kvmharness.kvm.ffi import ffi
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, array, get, inside, put
+from kvmharness.record import Record
 
 #: struct kvm_xsave without what the process asked the kernel for by ARCH_REQ_XCOMP_GUEST_PERM.
 XSAVE_SIZE = 4096
@@ -37,8 +37,7 @@ class Fpu(Struct, kind="kvm_fpu"):
     mxcsr: int = 0
 
 
-@dataclass
-class Xsave:
+class Xsave(Record):
     """The XSAVE area of a vCPU, in the standard (not compacted) format of XSAVE."""
 
     area: bytearray

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -15,6 +14,7 @@ from kvmharness.kvm.fields import make, u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, get, inside, put
+from kvmharness.record import Record
 
 
 class Irqchip(IntEnum):
@@ -121,8 +121,7 @@ class PitState2(Struct, kind="kvm_pit_state2"):
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PinRoute:
+class PinRoute(Record, frozen=True):
     """A route from `gsi` to `pin` of a controller."""
 
     gsi: int
@@ -130,8 +129,7 @@ class PinRoute:
     pin: int
 
 
-@dataclass(frozen=True, slots=True)
-class MsiRoute:
+class MsiRoute(Record, frozen=True):
     """A route from `gsi` to a message: `data` written to `address`."""
 
     gsi: int
@@ -140,8 +138,7 @@ class MsiRoute:
     devid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HypervRoute:
+class HypervRoute(Record, frozen=True):
     """A route from `gsi` to a synthetic interrupt source of Hyper-V's."""
 
     gsi: int

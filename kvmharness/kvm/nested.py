@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno
@@ -12,14 +11,14 @@ from kvmharness.kvm.ffi import ffi
 from kvmharness.kvm.fields import bytes_up_to
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
+from kvmharness.record import Record
 
 _STRUCT = "struct kvm_nested_state"
 _HEADER = int(ffi.sizeof(_STRUCT))
 _VENDOR = int(ffi.offsetof(_STRUCT, "hdr"))
 
 
-@dataclass
-class NestedState:
+class NestedState(Record):
     """struct kvm_nested_state.
 
     `flags` are KVM_STATE_NESTED_*, `format` KVM_STATE_NESTED_FORMAT_*; `header` is the vendor's
@@ -29,7 +28,7 @@ class NestedState:
 
     flags: int = 0
     format: int = 0
-    header: bytes = field(default=bytes(_HEADER - _VENDOR))
+    header: bytes = bytes(_HEADER - _VENDOR)
     data: bytes = b""
 
 

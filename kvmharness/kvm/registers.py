@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import MutableSequence
-from dataclasses import dataclass
 from typing import Any
 
 from kvmharness.kvm import ioctl
@@ -14,6 +13,7 @@ from kvmharness.kvm.fields import make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, array, get, inside, put
+from kvmharness.record import Record
 
 #: What KVM itself has room for (KVM_MAX_CPUID_ENTRIES).
 _CPUID_ENTRIES = 256
@@ -90,8 +90,7 @@ class Sregs2(Struct, kind="kvm_sregs2"):
     pdptrs: MutableSequence[int] = array()
 
 
-@dataclass(frozen=True, slots=True)
-class Translation:
+class Translation(Record, frozen=True):
     """Where a linear address leads: `gpa` (bytes), None where nothing is mapped."""
 
     linear_address: int

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kvmharness.errors import HarnessError, errno_name
+from kvmharness.record import Record
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -28,8 +28,7 @@ _KVM_MEANING = {
 
 
 # Not frozen, though nobody changes one: frozen, it would take longer to make than most ioctls take.
-@dataclass(slots=True, unsafe_hash=True)
-class Result(Generic[T]):
+class Result(Record, Generic[T]):
     """What one call did.
 
     Fields: ``name`` (the ioctl or system call), ``ret`` (what it returned, -1 on failure),

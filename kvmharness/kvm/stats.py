@@ -8,7 +8,6 @@ descriptor for each statistic, and the values, which alone change.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
@@ -18,6 +17,7 @@ from kvmharness.kvm.fd import HasFileno, OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
+from kvmharness.record import Record
 
 
 class StatType(IntEnum):
@@ -40,8 +40,7 @@ class StatUnit(IntEnum):
     BOOLEAN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(Record, frozen=True):
     """What one statistic is. A value is its number times `base` (2 or 10) to the `exponent`.
 
     `type` and `unit` are plain numbers where this package has no name for them; `count` is how
@@ -105,8 +104,7 @@ class StatsFd(OwnedFd):
         return data
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Record, frozen=True):
     """struct kvm_stats_header: where the rest lies, in bytes from the start."""
 
     name_size: int

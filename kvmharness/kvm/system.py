@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from kvmharness.errors import MissingCapability
@@ -72,7 +71,7 @@ class KvmTry(FeaturesTry):
         result = ioctl.call(self._kvm.fileno(), "KVM_CREATE_VM", int(vm_type))
         if not result.ok:
             meaning = self._kvm.why_not_made(vm_type) if result.errno == errno.EINVAL else ""
-            return replace(result.with_value(None), meaning=meaning)
+            return result.with_value(None).replaced(meaning=meaning)
         return result.with_value(kind(result.ret, mmap_size, int(vm_type)))
 
     def get_supported_cpuid(self) -> Result[Any]:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from kvmharness.kvm.exits import AnyExit, IoExit
 from kvmharness.kvm.ffi import ffi
+from kvmharness.record import Record
 
 _PORTS = 1 << 16
 _REASONS = 64
@@ -17,8 +17,7 @@ _ROOM = 1 << 16
 _NO_LIMIT = (1 << 64) - 1
 
 
-@dataclass(slots=True)
-class Stretch:
+class Stretch(Record):
     """What a run_until() did: how many exits it made, and what the guest wrote to the ports kept.
 
     `exit` is the one that ended it, itself counted; None if it was the number of exits or, with

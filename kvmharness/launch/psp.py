@@ -7,7 +7,6 @@ platform (FACTORY_RESET, PEK_GEN, SNP_COMMIT, ...) need the device opened for wr
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 from contextlib import ExitStack
@@ -99,7 +98,7 @@ class SevDeviceTry:
             request = make("struct sev_user_data_pek_csr *", address=blob.address, length=size)
             result = self._issue("SEV_PEK_CSR", request)
             length = int(request.length)
-            result = dataclasses.replace(result, written_back=(length,))
+            result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
     def pek_cert_import(self, pek: bytes, oca: bytes) -> Result[int]:
@@ -138,7 +137,7 @@ class SevDeviceTry:
             )
             result = self._issue("SEV_PDH_CERT_EXPORT", request)
             lengths = int(request.pdh_cert_len), int(request.cert_chain_len)
-            result = dataclasses.replace(result, written_back=lengths)
+            result = result.replaced(written_back=lengths)
             return result.with_value((pdh.read()[: lengths[0]], chain.read()[: lengths[1]]))
 
     def get_id2(self, size: int = BLOB_MAX_SIZE) -> Result[bytes]:
@@ -147,7 +146,7 @@ class SevDeviceTry:
             request = make("struct sev_user_data_get_id2 *", address=blob.address, length=size)
             result = self._issue("SEV_GET_ID2", request)
             length = int(request.length)
-            result = dataclasses.replace(result, written_back=(length,))
+            result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
     def snp_platform_status(self) -> Result[SnpStatus]:
@@ -192,7 +191,7 @@ class SevDeviceTry:
             fw_error=lambda: int(command.error),
         )
         named = firmware_error_name(result.fw_error or 0)
-        return dataclasses.replace(result, name=name, fw_error_name=named)
+        return result.replaced(name=name, fw_error_name=named)
 
 
 class SevDevice(OwnedFd):

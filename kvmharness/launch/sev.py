@@ -7,7 +7,6 @@ from Documentation/virt/kvm/x86/amd-memory-encryption.rst and arch/x86/kvm/svm/s
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 from enum import IntEnum, IntFlag
 from typing import Any
@@ -115,7 +114,7 @@ class SnpTry(SevCommandTry):
             int(parameters.uaddr),
             int(parameters.len),
         )
-        return dataclasses.replace(result, written_back=written_back)
+        return result.replaced(written_back=written_back)
 
     def launch_finish(
         self,

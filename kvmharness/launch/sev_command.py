@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from kvmharness.kvm.fenced import fenced_copy
@@ -95,7 +94,7 @@ class SevCommandTry:
         result = self._commands.vm.try_.memory_encrypt_op(
             command, show=command if show is None else show, name=name or str(number)
         )
-        return dataclasses.replace(result, name=name or result.name)
+        return result.replaced(name=name or result.name)
 
     def _command(
         self, name: str, parameters: Any, meaning: dict[int, str] | None = None
@@ -104,8 +103,7 @@ class SevCommandTry:
         why = ""
         if result.errno and not result.fw_error:
             why = (meaning or {}).get(result.errno, "")
-        return dataclasses.replace(
-            result,
+        return result.replaced(
             meaning=why,
             fw_error_name=firmware_error_name(result.fw_error) if result.fw_error else "",
         )

@@ -8,9 +8,7 @@ Documentation/virt/kvm/x86/amd-memory-encryption.rst and arch/x86/kvm/svm/sev.c 
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from kvmharness.kvm.fenced import FencedBuffer
@@ -21,6 +19,7 @@ from kvmharness.kvm.mapping import Mapping
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.launch.sev_command import SevCommands, SevCommandTry
 from kvmharness.launch.source import SourceBuffer, source_address
+from kvmharness.record import Record
 
 
 class SevPolicy(IntFlag):
@@ -45,8 +44,7 @@ class SevState(IntEnum):
     SEND_UPDATE = 5
 
 
-@dataclass(frozen=True, slots=True)
-class GuestStatus:
+class GuestStatus(Record, frozen=True):
     """What the firmware says of a guest; `state` is a SevState where it has a name."""
 
     handle: int
@@ -114,7 +112,7 @@ class SevTry(SevCommandTry):
             )
             result = self._command("KVM_SEV_LAUNCH_MEASURE", parameters)
             length = int(parameters.len)
-            result = dataclasses.replace(result, written_back=(length,))
+            result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
     def launch_secret(self, header: bytes, packet: bytes, memory: Memory, size: int) -> Result[int]:
@@ -161,7 +159,7 @@ class SevTry(SevCommandTry):
             )
             result = self._command("KVM_SEV_GET_ATTESTATION_REPORT", parameters)
             length = int(parameters.len)
-            result = dataclasses.replace(result, written_back=(length,))
+            result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
     def dbg_decrypt(self, memory: Memory, size: int) -> Result[bytes]:

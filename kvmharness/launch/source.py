@@ -7,7 +7,6 @@ The address given to the kernel is ``source.address``: the buffer's start plus i
 from __future__ import annotations
 
 import os
-import tempfile
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +77,8 @@ class SourceBuffer(Closing):
     @classmethod
     def file(cls, pages: int = 1, *, contents: bytes | None = None, shared: bool = True) -> Self:
         """Map an unnamed file of the temporary directory's file system, shared or private."""
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             file.write(_contents(pages, contents))
             file.flush()

@@ -7,11 +7,9 @@ from Documentation/virt/kvm/x86/intel-tdx.rst and arch/x86/kvm/vmx/tdx.c of 7.3.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.launch.source import SourceBuffer
 from kvmharness.launch.tdx_status import status_name
+from kvmharness.record import Record
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
@@ -45,8 +44,7 @@ class TdAttributes(IntFlag):
     PERFMON = 1 << 63
 
 
-@dataclass(frozen=True)
-class CpuidEntry:
+class CpuidEntry(Record, frozen=True):
     """One entry of a ``struct kvm_cpuid2``: a leaf's registers, or the bits allowed in them."""
 
     function: int
@@ -58,8 +56,7 @@ class CpuidEntry:
     flags: int = 0
 
 
-@dataclass(frozen=True)
-class TdxCapabilities:
+class TdxCapabilities(Record, frozen=True):
     """What KVM_TDX_CAPABILITIES reports. ``cpuid`` has the configurable bits of each leaf."""
 
     supported_attrs: int
@@ -304,8 +301,7 @@ class TdxVcpuTry:
             errno.EINVAL: "before INIT_VCPU or after FINALIZE_VM, or an argument that is not "
             "allowed, or the first page left has no guest_memfd slot or is not private",
         }
-        return dataclasses.replace(
-            result,
+        return result.replaced(
             meaning=meaning.get(result.errno, ""),
             written_back=(int(region.gpa), int(region.source_addr), int(region.nr_pages)),
         )
@@ -318,7 +314,7 @@ class TdxVcpuTry:
         """
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
         result = self._command("KVM_TDX_GET_CPUID", cpuid, 0)
-        result = dataclasses.replace(result, written_back=(int(cpuid.nent),))
+        result = result.replaced(written_back=(int(cpuid.nent),))
         return result.with_value(list(_read_entries(cpuid, entries)) if result.ok else [])
 
     def command(
@@ -450,7 +446,8 @@ def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
         )
     except struct.error:
         for number, entry in enumerate(entries):
-            for name, value in dataclasses.asdict(entry).items():
+            for name in CpuidEntry.__match_args__:
+                value = getattr(entry, name)
                 if not 0 <= value < 1 << 32:
                     raise OverflowError(
                         f"cpuid[{number}].{name}: {value:#x} does not fit 32 bits"
@@ -505,8 +502,7 @@ def _issue_raw(
     )
     # What was passed in and left there is nothing that the module said.
     status = 0 if result.fw_error == hw_error else result.fw_error or 0
-    return dataclasses.replace(
-        result,
+    return result.replaced(
         name=name or result.name,
         fw_error=status,
         fw_error_name=status_name(status) if status else "",

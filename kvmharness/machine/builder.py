@@ -8,7 +8,6 @@ wants a step done otherwise leaves it out and does it with the Machine's ioctls.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
 
@@ -26,6 +25,7 @@ from kvmharness.machine.entry import CODE_GPA, EntryPlan
 from kvmharness.machine.machine import Machine
 from kvmharness.machine.payload import Mode, Payload
 from kvmharness.machine.slot import Backing, Slot, require_guest_memfd, shared_memory
+from kvmharness.record import Record
 
 #: Where the builder's own slot (page tables, GDTs) goes: below the 4 GiB line's devices, above any
 #: slot a small test uses.
@@ -43,8 +43,7 @@ _TSS_GPA = 0xFFFB_D000
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class _MemoryPlan:
+class _MemoryPlan(Record, frozen=True):
     gpa: int
     size: int
     backing: Backing

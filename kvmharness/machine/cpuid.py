@@ -10,12 +10,12 @@ of cores with a thread each. Layouts: Intel SDM volume 2A, CPUID; AMD APM volume
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.tdx import CpuidEntry
+from kvmharness.record import Record
 
 _AMD_VENDORS = (b"AuthenticAMD", b"HygonGenuine")
 
@@ -45,8 +45,7 @@ class Leaf(IntEnum):
     ENCRYPTION = 0x8000_001F
 
 
-@dataclass(frozen=True)
-class GuestCpu:
+class GuestCpu(Record, frozen=True):
     """One vCPU as its CPUID has to describe it. Its APIC id is its `id`, as KVM makes it.
 
     `local_apic`: KVM has one for it; `tsc_deadline`: KVM_CAP_TSC_DEADLINE_TIMER.
@@ -72,12 +71,12 @@ class GuestCpu:
                     if entry.index == 0:  # all of its levels in the place of the first
                         entries += self._levels(entry)
                 case Leaf.AMD_FEATURES if amd and self.vcpus > 1:
-                    entries.append(replace(entry, ecx=entry.ecx | _CMP_LEGACY))
+                    entries.append(entry.replaced(ecx=entry.ecx | _CMP_LEGACY))
                 case Leaf.AMD_SIZES if amd:
                     entries.append(self._amd_sizes(entry))
                 case Leaf.AMD_TOPOLOGY if amd:
                     # A core of its own, of one thread, in the only node.
-                    entries.append(replace(entry, eax=self.id, ebx=self.id & 0xFF, ecx=0))
+                    entries.append(entry.replaced(eax=self.id, ebx=self.id & 0xFF, ecx=0))
                 case Leaf.ENCRYPTION:
                     entries.append(self._encryption(entry))
                 case _:
@@ -99,7 +98,7 @@ class GuestCpu:
         ids = min(1 << self._id_bits, 0xFF)
         ebx = entry.ebx & 0xFFFF | ids << 16 | (self.id & 0xFF) << 24
         edx = entry.edx | _HTT if self.vcpus > 1 else entry.edx & ~_HTT
-        return replace(entry, ebx=ebx, ecx=ecx, edx=edx)
+        return entry.replaced(ebx=ebx, ecx=ecx, edx=edx)
 
     def _cache(self, entry: CpuidEntry) -> CpuidEntry:
         if not entry.eax & 0x1F:  # no more caches
@@ -109,7 +108,7 @@ class GuestCpu:
         shared_by = ids if level >= 3 else 0
         cores = ids if entry.function == Leaf.CACHES else 0  # AMD has them elsewhere
         eax = entry.eax & 0x3FFF | min(shared_by, 0xFFF) << 14 | min(cores, 0x3F) << 26
-        return replace(entry, eax=eax)
+        return entry.replaced(eax=eax)
 
     def _levels(self, entry: CpuidEntry) -> list[CpuidEntry]:
         """Threads, cores, and the level that ends the list; each has the whole APIC id."""
@@ -132,11 +131,11 @@ class GuestCpu:
         # A guest that sees what it has not reads MSR_AMD64_SEV, and dies of a #GP. KVM reads the
         # C bit's place here, to take it for no part of an address (sev_vcpu_after_set_cpuid).
         eax = _ENCRYPTED.get(self.vm_type, 0)
-        return replace(entry, eax=eax, ebx=entry.ebx & _C_BIT if eax else 0, ecx=0, edx=0)
+        return entry.replaced(eax=eax, ebx=entry.ebx & _C_BIT if eax else 0, ecx=0, edx=0)
 
     def _amd_sizes(self, entry: CpuidEntry) -> CpuidEntry:
         last_core = min(self.vcpus - 1, 0xFF)
-        return replace(entry, ecx=entry.ecx & ~0xF0FF | self._id_bits << 12 | last_core)
+        return entry.replaced(ecx=entry.ecx & ~0xF0FF | self._id_bits << 12 | last_core)
 
 
 def _vendor(supported: Sequence[CpuidEntry]) -> bytes:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Self
 
 from kvmharness.errors import HarnessError
 from kvmharness.kvm.ffi import ffi
 from kvmharness.machine import payload as payloads
 from kvmharness.machine.payload import Mode, Payload
+from kvmharness.record import Record
 
 #: Where own code goes unless it is told: in the first segment, which every mode reaches.
 CODE_GPA = 0x1000
@@ -20,12 +20,11 @@ _REAL_MODE_END = 0x10_FFF0
 _REGISTERS = tuple(name for name, _ in ffi.typeof("struct kvm_regs").fields)
 
 
-@dataclass(frozen=True)
-class EntryPlan:
+class EntryPlan(Record, frozen=True):
     """Code and its entry: `vcpu` None is all of them, `load_gpa` and `entry` are in bytes."""
 
     name: str
-    image: bytes = field(repr=False)
+    image: bytes
     mode: Mode
     vcpu: int | None
     load_gpa: int

@@ -3,21 +3,22 @@
 
 The guest's half is vm_images/x86_64/protocol.inc, and README.md beside it describes both. Nothing
 here opens /dev/kvm: a payload is bytes, a place to load them, and the names of its registers.
+
+A VM may have no payload at all: what only reading one takes is imported for the first.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import itertools
-import tomllib
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kvmharness import resources
 from kvmharness.errors import HarnessError, KernelFault
+from kvmharness.record import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Byte out: one console character (also the bytes of a REP OUTSB).
 PORT_CONSOLE = 0x3F8
@@ -81,8 +82,7 @@ class ExitCase(enum.IntEnum):
     INT3 = 11
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(Record, frozen=True):
     """One argument of a payload: the register that holds it, its name and its unit."""
 
     register: str
@@ -91,8 +91,7 @@ class Argument:
     optional: bool = False
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(Record, frozen=True):
     """One payload, verified: its image, where it goes, and what it does.
 
     `load_gpa` and `entry` are guest physical addresses in bytes; `expected_exits` are KVM_EXIT_
@@ -102,7 +101,7 @@ class Payload:
     name: str
     description: str
     path: Path
-    image: bytes = field(repr=False)
+    image: bytes
     sha256: str
     load_gpa: int
     entry: int
@@ -147,11 +146,15 @@ class Payload:
 
 
 def _directory() -> Path:
+    from kvmharness import resources
+
     return resources.images_dir() / "x86_64"
 
 
 @functools.lru_cache(maxsize=4)
 def _manifest(directory: Path) -> dict[str, dict[str, Any]]:
+    import tomllib
+
     path = directory / "manifest.toml"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -171,6 +174,8 @@ def load(name: str) -> Payload:
 
     PayloadError when there is no such payload, or its image is missing or differs.
     """
+    import hashlib
+
     directory = _directory()
     manifest = _manifest(directory)
     if name not in manifest:

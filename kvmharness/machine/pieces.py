@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kvmharness.errors import InaccessibleMemory
 from kvmharness.machine.slot import Slot
+from kvmharness.record import Record
 
 
-@dataclass(slots=True)  # not frozen: that makes one three times as slow to make
-class Piece:
+class Piece(Record):
     """The part of a range that lies in one slot: `size` bytes from `offset`, after `done` others.
 
     All in bytes; `offset` is in the slot, `done` in the range.

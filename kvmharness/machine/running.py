@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 
 from kvmharness.errors import RunTimeout
 from kvmharness.kvm.exits import Exit, IoExit
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.machine.payload import ReportReader
+from kvmharness.record import Record
 
 
-@dataclass
-class PayloadRun:
+class PayloadRun(Record):
     """What a payload did: its console text, the words it reported, how it ended.
 
     `status` is what it finished with, None when another exit ended the run; `exit` is the last
     exit; `exits` counts all.
     """
 
-    reader: ReportReader = field(default_factory=ReportReader)
+    reader: ReportReader
     exit: Exit | None = None
     exits: int = 0
     seconds: float = 0.0
@@ -47,7 +46,7 @@ class VcpuThread:
 
     def __init__(self, vcpu: Vcpu, timeout: float) -> None:
         self.vcpu = vcpu
-        self.run = PayloadRun()
+        self.run = PayloadRun(ReportReader())
         self._timeout = timeout
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._body, name=f"vcpu-{vcpu.id}", daemon=True)
@@ -99,7 +98,7 @@ def run_payload(vcpu: Vcpu, timeout: float, run: PayloadRun | None = None) -> Pa
 
     Raises RunTimeout after `timeout` seconds in all, however many exits it takes.
     """
-    run = PayloadRun() if run is None else run
+    run = PayloadRun(ReportReader()) if run is None else run
     start = time.monotonic()
     while True:
         left = timeout - (time.monotonic() - start)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Literal
 
 from kvmharness.errors import MissingCapability
@@ -19,12 +18,12 @@ from kvmharness.kvm.mapping import (
     map_memory,
 )
 from kvmharness.kvm.vm import Vm
+from kvmharness.record import Record
 
 Backing = Literal["guest_memfd", "anonymous", "memfd"]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(Record, frozen=True):
     """One memslot as built: `mapping` is the host's view, `guest_memfd` what backs it, if one does.
 
     On a confidential VM `mapping` is the slot's shared half, and the guest_memfd its private one.

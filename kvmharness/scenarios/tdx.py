@@ -15,7 +15,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import ffi, lib
@@ -287,7 +286,7 @@ def _state_init_vm_refused(bench: TdxBench) -> None:
     good = _configured(bench, machine)
     # Of 0x80000008, the upper bits of EDX are nobody's to configure.
     bad = [
-        replace(entry, edx=0xFFFFFFFF) if entry.function == 0x80000008 else entry for entry in good
+        entry.replaced(edx=0xFFFFFFFF) if entry.function == 0x80000008 else entry for entry in good
     ]
     bench.step("INIT_VM", machine.try_.tdx.init_vm(cpuid=bad))
     bench.step("a good one after it", machine.try_.tdx.init_vm(cpuid=good))

@@ -12,7 +12,6 @@ not the fuzzer's, and the constructors, which take over what they are given.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import inspect
 import os
@@ -423,12 +422,12 @@ def variants(drawn: dict[str, Any], salt: int) -> Iterator[dict[str, Any]]:
 def _changed(chance: random.Random, value: Any) -> Any:
     if isinstance(value, (IoExit, MmioExit, CpuidEntry)) and chance.random() < 0.8:
         numeric = [
-            field.name for field in dataclasses.fields(value) if isinstance(_at(value, field), int)
+            field for field in value.__match_args__ if isinstance(getattr(value, field), int)
         ]
         changes: dict[str, Any] = {
             name: _number(chance) for name in numeric if chance.random() < 0.5
         }
-        return dataclasses.replace(value, **changes)
+        return value.replaced(**changes)
     kind = chance.random()
     if isinstance(value, int) or kind < 0.4:
         return _number(chance)
@@ -437,10 +436,6 @@ def _changed(chance: random.Random, value: Any) -> Any:
     if kind < 0.8:
         return chance.choice(_ODDITIES)
     return chance.choice((None, 1.5, "", [], [1, 2, 3], {1: 2}, *map(Of, OBJECTS)))
-
-
-def _at(value: Any, field: Any) -> Any:
-    return getattr(value, field.name)
 
 
 def _number(chance: random.Random) -> int:

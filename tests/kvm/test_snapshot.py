@@ -6,7 +6,6 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -94,7 +93,7 @@ def test_what_is_restored_is_what_was_taken(vm_builder: Callable[..., VmBuilder]
     with counting(vm_builder, 1, 1) as machine:
         vcpu = machine.vcpus[0]
         leaves = [
-            replace(leaf, eax=0x6B63_6F6D) if leaf.function == BRAND else leaf
+            leaf.replaced(eax=0x6B63_6F6D) if leaf.function == BRAND else leaf
             for leaf in cpuid_entries(vcpu.get_cpuid2())
         ]
         vcpu.set_cpuid2(cpuid2(leaves))

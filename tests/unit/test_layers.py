@@ -38,6 +38,7 @@ OUTSIDE = {"__main__": "cli", "_kvm": "kvm"} | dict.fromkeys(
             "labels",
             "process",
             "progress",
+            "record",
         ),
         *("release", "resources", "selection"),
     ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -122,7 +121,7 @@ def test_intels_caches_are_a_cores_own_or_the_packages() -> None:
     assert (first.eax >> 14 & 0xFFF, last.eax >> 14 & 0xFFF) == (0, 3)
     assert first.eax >> 26 == last.eax >> 26 == 3  # ids for cores, less one
     assert (first.eax & 0x3FFF, last.eax & 0x3FFF) == (0x121, 0x163)
-    assert replace(first, eax=0) == CpuidEntry(4, 0, 0, 0x2C0_003F, 0x3F, 0, INDEXED)
+    assert first.replaced(eax=0) == CpuidEntry(4, 0, 0, 0x2C0_003F, 0x3F, 0, INDEXED)
     assert end == CpuidEntry(4, 2, flags=INDEXED)
 
 
