@@ -238,6 +238,12 @@ static int64_t kvmh_run_until(int fd, struct kvm_run *run, uint64_t run_size, in
 	return kvmh_leave(run, &before, r);
 }
 
+/* This machine's time stamp counter, which an emulated processor reads as its own. */
+static uint64_t kvmh_tsc(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
 /* Make the thread `tid` leave KVM_RUN, and its next KVM_RUN on this run page return at once. */
 static int kvmh_kick(struct kvm_run *run, int tid)
 {

@@ -20,6 +20,8 @@ int64_t kvmh_run_until(int fd, struct kvm_run *run, uint64_t run_size, int64_t t
 int kvmh_kick(struct kvm_run *run, int tid);
 int kvmh_thread_id(void);
 
+uint64_t kvmh_tsc(void);
+
 struct kvmh_copy {
 	uint64_t copied;	/* bytes copied before the fault */
 	uint64_t fault_address;	/* si_addr, 0 when nothing faulted */

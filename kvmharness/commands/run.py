@@ -101,6 +101,12 @@ class _PassThrough(click.Command):
     help="The time for each phase of a test.",
 )
 @click.option(
+    "--silence",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="End a test process that says nothing for so long.  [default: twice --deadline, and 60]",
+)
+@click.option(
     "--smp",
     type=click.IntRange(min=1),
     metavar="N",
@@ -132,6 +138,7 @@ def run(
     trace: str | None,
     timeout: float,
     deadline: float,
+    silence: float | None,
     smp: int | None,
     module_options: tuple[str, ...],
     verbose: bool,
@@ -158,6 +165,7 @@ def run(
         destructive=destructive,
         timeout=timeout,
         deadline=deadline,
+        silence=silence,
         pytest_args=ctx.meta.get("pytest_args", ()),
         environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
     )

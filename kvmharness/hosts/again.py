@@ -19,7 +19,7 @@ from kvmharness import progress
 from kvmharness.errors import HarnessError
 from kvmharness.hosts.host import Again
 from kvmharness.hosts.supervise import CRASHES
-from kvmharness.hosts.virtual_machine import Share, VirtualMachine
+from kvmharness.hosts.virtual_machine import ORDERS, Share, VirtualMachine, option
 from kvmharness.kernels import cache
 
 #: How many failed runs are kept, the newest; one takes about 9 MB. A suite whose tests crash boots
@@ -48,8 +48,9 @@ def keep(
             (directory / "initramfs").write_bytes(initramfs)
             (directory / "console").write_text(console, encoding="utf-8")
             shares = [_kept_share(share, directory) for share in machine.shares]
+            (directory / "orders").write_text("go\n", encoding="utf-8")
             argv = replace(machine, shares=shares).argv(
-                directory / "initramfs", _channels(interactive)
+                directory / "initramfs", _channels(interactive, directory / "orders")
             )
             command = shell_command(argv, machine.qemu.environment) + _INTO_ONE
             file = directory / "again"
@@ -83,13 +84,15 @@ def _kept_share(share: Share, directory: Path) -> Share:
     return replace(share, path=copy)
 
 
-def _channels(interactive: bool) -> dict[str, str]:
+def _channels(interactive: bool, orders: Path) -> dict[str, str]:
     """Return where the output goes: all of it to the terminal that the command is pasted into."""
+    told = f"file,path=/dev/null,input-path={option(orders)}"
     if interactive:
         console, command = "stdio,signal=off", "null"
     else:
         console, command = "stdio", _STDOUT  # Ctrl-C ends QEMU
-    return {"console": console, "control": _STDOUT, "stdout": command, "stderr": command}
+    outputs = {"console": console, "control": _STDOUT, "stdout": command, "stderr": command}
+    return {**outputs, ORDERS: told}
 
 
 def shell_command(argv: Iterable[str], environment: Mapping[str, str]) -> str:

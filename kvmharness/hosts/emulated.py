@@ -17,16 +17,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kvmharness import host_kinds
+from kvmharness import host_kinds, progress
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 from kvmharness.host_kinds import EmulatedKind
-from kvmharness.hosts import again, busybox, qemu, suitable, terminal
+from kvmharness.hosts import again, busybox, qemu, suitable, terminal, tsc
 from kvmharness.hosts.boot_image import boot_image, command_script, load_order
-from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
 from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
@@ -46,12 +46,12 @@ from kvmharness.resources import images_dir
 BOOT_DEADLINE = 120.0
 #: MiB
 DEFAULT_MEMORY = 1024
-# mitigations, nokaslr: work for an emulated processor, no protection here. tsc, no_timer_check:
-# no calibration against timers that emulation makes jitter. rcu_expedited: a grace period, which
-# every VM's end waits for, takes a fraction of the time. notests, initcall_blacklist: a second of
-# crypto self-tests and of checking the certificates that modules are signed with. panic=-1: a
-# panic ends QEMU at once. init_on_alloc: with it every page begins as zeros, and that guest_memfd
-# makes its own so (gmem.punch.zeros) could not be seen.
+# mitigations, nokaslr: work for an emulated processor, no protection here. tsc, no_timer_check, and
+# tsc_early_khz, which goes with them: no calibration against timers that emulation makes jitter.
+# rcu_expedited: a grace period, which every VM's end waits for, takes a fraction of the time.
+# notests, initcall_blacklist: a second of crypto self-tests and of checking the certificates that
+# modules are signed with. panic=-1: a panic ends QEMU at once. init_on_alloc: with it every page
+# begins as zeros, and that guest_memfd makes its own so (gmem.punch.zeros) could not be seen.
 _APPEND = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 log_buf_len=1M cryptomgr.notests=1 "
@@ -146,6 +146,7 @@ class EmulatedHost:
         cwd: Path | None = None,
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
+        silence: Silence = never,
         smp: int = 1,
         memory: int = DEFAULT_MEMORY,
         append: str = "",
@@ -161,9 +162,12 @@ class EmulatedHost:
         script = command_script(argv, self._environment(env), cwd or Path.cwd())
         machine = self._machine(writable, smp, memory, append)
         archive = self._boot_image(machine, script, interactive=False)
-        watch = Watch(on_output, time.monotonic(), boot_timeout, timeout)
-        start(machine, archive, watch, interactive=False)
-        return _kept_if_failed(watch.verdict(), machine, archive, interactive=False)
+
+        def watch() -> Watch:
+            return Watch(on_output, time.monotonic(), boot_timeout, timeout, silence)
+
+        run = _started(machine, archive, watch, interactive=False)
+        return _kept_if_failed(run, machine, archive, interactive=False)
 
     def shell(
         self,
@@ -180,10 +184,13 @@ class EmulatedHost:
         script = command_script(argv, self._environment(extra), Path.cwd())
         machine = self._machine(writable, smp, memory, append)
         archive = self._boot_image(machine, terminal.size_setting() + script, interactive=True)
-        watch = Watch(None, time.monotonic(), BOOT_DEADLINE, float("inf"))
+
+        def watch() -> Watch:
+            return Watch(None, time.monotonic(), BOOT_DEADLINE, float("inf"))
+
         with terminal.kept():
-            start(machine, archive, watch, interactive=True)
-        return _kept_if_failed(watch.verdict(), machine, archive, interactive=True)
+            run = _started(machine, archive, watch, interactive=True)
+        return _kept_if_failed(run, machine, archive, interactive=True)
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if _PASSED.fullmatch(k)}
@@ -202,7 +209,7 @@ class EmulatedHost:
         return VirtualMachine(
             qemu=self.qemu,
             kernel=self.kernel.image,
-            append=f"{_APPEND} {append}".strip(),
+            append=f"{_APPEND} tsc_early_khz={tsc.khz()} {append}".strip(),
             cpu=self.kind.cpu,
             smp=smp,
             memory=memory,
@@ -219,6 +226,20 @@ class EmulatedHost:
             module_options=self.module_options,
             interactive=interactive,
         )
+
+
+def _started(
+    machine: VirtualMachine, archive: bytes, watch: Callable[[], Watch], *, interactive: bool
+) -> HostRun:
+    """Boot, and once again if the command was not let begin; what came of the last boot."""
+    first = watch()
+    start(machine, archive, first, interactive=interactive)
+    if not first.refused:
+        return first.verdict()
+    progress.note(f"the emulated host was refused, {first.refused}; it is booted again")
+    second = watch()
+    start(machine, archive, second, interactive=interactive)
+    return replace(second.verdict(), refused=[first.refused])
 
 
 def _kept_if_failed(

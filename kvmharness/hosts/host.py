@@ -13,8 +13,15 @@ from kvmharness.kernel_log.log import KernelLine, since_begin
 
 #: Takes "stdout" or "stderr" and the bytes, as they arrive.
 OnOutput = Callable[[str, bytes], None]
+#: Tells for how many seconds a command may write nothing, now.
+Silence = Callable[[], float]
 #: How much of the console is kept for a report, in lines.
 TAIL_LINES = 60
+
+
+def never() -> float:
+    """Let a command be silent for ever."""
+    return float("inf")
 
 
 class Verdict(enum.StrEnum):
@@ -22,6 +29,8 @@ class Verdict(enum.StrEnum):
 
     FINISHED = "finished"  # the command ended by itself; its status says how
     TIMEOUT = "timeout"  # it was still running at its deadline, and was ended
+    SILENT = "silent"  # nothing was heard of it for too long, and it was ended
+    WRONG_TIME = "wrong-time"  # the guest's clock was wrong: what it came to can't be relied on
     PANIC = "panic"  # the guest's kernel panicked
     GUEST_DIED = "guest-died"  # the guest was reset or powered off without a word
     QEMU_CRASHED = "qemu-crashed"  # QEMU itself ended by a signal, or refused to start
@@ -50,6 +59,11 @@ class HostRun:
     console_tail: str = ""
     #: Guest seconds since its kernel started, at "up", "modules", "ready" and "exit".
     milestones: Mapping[str, float] = field(default_factory=dict)
+    #: Seconds of the guest's clock in a second of ours, over the time that init tells; None where
+    #: that was too short to know, and on a host that has our clock.
+    clock_rate: float | None = None
+    #: Why an earlier boot for this run was refused; it was booted again then.
+    refused: Sequence[str] = ()
     #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
     console: str = ""
     #: What the kernel logged meanwhile, a guest's as its console shows it; None where that can't be
@@ -69,7 +83,8 @@ class HostRun:
         """The status for a shell: the command's, 124 for a timeout, 125 for a boot, else 126."""
         if self.verdict is Verdict.FINISHED and self.status is not None:
             return self.status
-        return {Verdict.TIMEOUT: 124, Verdict.BOOT_FAILED: 125}.get(self.verdict, 126)
+        known = {Verdict.TIMEOUT: 124, Verdict.SILENT: 124, Verdict.BOOT_FAILED: 125}
+        return known.get(self.verdict, 126)
 
     def kernel_log_since(self, test_id: str) -> list[KernelLine]:
         """Return what the kernel logged since it was told that this test began; all without that.
@@ -108,8 +123,12 @@ class Host(Protocol):
         cwd: Path | None = None,
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
+        silence: Silence = never,
     ) -> HostRun:
-        """Run `argv` for at most `timeout` seconds. Files below `writable` reach the caller."""
+        """Run `argv` for at most `timeout` seconds. Files below `writable` reach the caller.
+
+        `silence` tells, whenever it is asked, for how many seconds `argv` may write nothing.
+        """
 
 
 def printable(console: bytes) -> str:

@@ -14,7 +14,8 @@ from typing import IO
 
 from kvmharness import process
 from kvmharness.host_kinds import NATIVE
-from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
+from kvmharness.hosts.limits import Limits
 from kvmharness.kernel_log.log import KernelLog
 from kvmharness.labels import HOST_VARIABLE
 
@@ -36,8 +37,11 @@ class NativeHost:
         cwd: Path | None = None,
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
+        silence: Silence = never,
     ) -> HostRun:
         """Run `argv` with the caller's environment and `env`; end it after `timeout` seconds.
+
+        Or when it has written nothing for longer than `silence` lets it.
 
         `writable` needs nothing here: the command sees the caller's own files.
         """
@@ -63,8 +67,8 @@ class NativeHost:
                 assert command.stdout is not None
                 assert command.stderr is not None
                 streams = {"stdout": command.stdout, "stderr": command.stderr}
-                in_time = _copy(streams, take, command, began + timeout)
-                status = command.wait() if in_time else None
+                verdict, detail = _copy(streams, take, command, Limits(timeout, silence))
+                status = command.wait() if verdict is Verdict.FINISHED else None
         except FileNotFoundError as error:
             return HostRun(Verdict.BOOT_FAILED, None, time.monotonic() - began, str(error))
         finally:
@@ -75,10 +79,10 @@ class NativeHost:
         if status is not None and status < 0:
             status = 128 - status  # as a shell has it
         return HostRun(
-            Verdict.FINISHED if in_time else Verdict.TIMEOUT,
+            verdict,
             status,
             time.monotonic() - began,
-            "" if in_time else f"{argv[0]} was still running after {timeout:.0f} s",
+            detail,
             bytes(collected["stdout"]),
             bytes(collected["stderr"]),
             kernel_log=lines,
@@ -89,17 +93,16 @@ def _copy(
     streams: Mapping[str, IO[bytes]],
     take: OnOutput,
     command: subprocess.Popen[bytes],
-    give_up: float,
-) -> bool:
-    """Pass output on until the command has ended; False if the deadline came first."""
+    limits: Limits,
+) -> tuple[Verdict, str]:
+    """Pass output on until the command has ended, or is to be; say which, and why."""
+    limits.begin()
     with selectors.DefaultSelector() as waiting:
         for name, stream in streams.items():
             os.set_blocking(stream.fileno(), False)
             waiting.register(stream, selectors.EVENT_READ, name)
         ended = False
         while waiting.get_map():
-            if time.monotonic() > give_up:
-                return ended
             # A process left behind by the command may hold the pipes: poll for the command's end.
             events = waiting.select(0.0 if ended else 0.1)
             for key, _ in events:
@@ -107,14 +110,18 @@ def _copy(
                 with contextlib.suppress(BlockingIOError):
                     data = os.read(key.fd, 65536)
                 if data:
+                    limits.heard()
                     take(key.data, data)
                 else:
                     waiting.unregister(key.fileobj)
             if ended and not events:
-                return True
+                return Verdict.FINISHED, ""
+            if limits.left() <= 0 and not events:
+                return (Verdict.FINISHED, "") if ended else limits.passed()
             ended = command.poll() is not None
-    try:
-        command.wait(max(0.0, give_up - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    while command.poll() is None:
+        if limits.left() <= 0:
+            return limits.passed()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(min(limits.left(), 1.0))
+    return Verdict.FINISHED, ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmharness import process
-from kvmharness.hosts.virtual_machine import CHANNELS, VirtualMachine
+from kvmharness.hosts.virtual_machine import CHANNELS, ORDERS, VirtualMachine
 from kvmharness.hosts.watch import Watch
 
 
@@ -36,28 +36,35 @@ def start(machine: VirtualMachine, initramfs: bytes, watch: Watch, *, interactiv
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     with contextlib.ExitStack() as owned:
         archive = owned.enter_context(_memory_file("initramfs", initramfs))
+        orders = owned.enter_context(_pipe())
         pipes = {name: owned.enter_context(_pipe()) for name in read}
         channels |= {name: f"file,path=/dev/fd/{pipe.write}" for name, pipe in pipes.items()}
+        channels[ORDERS] = f"file,path=/dev/null,input-path=/dev/fd/{orders.read}"
         child = owned.enter_context(
             process.child(
                 machine.argv(f"/dev/fd/{archive}", channels),
                 stderr=subprocess.PIPE,
                 env={**os.environ, **machine.qemu.environment},
-                pass_fds=[archive, *(pipe.write for pipe in pipes.values())],
+                pass_fds=[archive, orders.read, *(pipe.write for pipe in pipes.values())],
                 **options,
             )
         )
+        orders.close_read()
         for pipe in pipes.values():
             pipe.close_write()
         assert child.stderr is not None
         sources = {name: pipe.read for name, pipe in pipes.items()}
-        watch.follow(child, {**sources, "qemu": child.stderr.fileno()})
+        watch.follow(child, {**sources, "qemu": child.stderr.fileno()}, orders.write)
 
 
 @dataclass
 class _Pipe:
     read: int
     write: int
+
+    def close_read(self) -> None:
+        os.close(self.read)
+        self.read = -1
 
     def close_write(self) -> None:
         os.close(self.write)

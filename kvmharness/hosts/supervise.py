@@ -28,6 +28,9 @@ from kvmharness.report.result import HostResult
 CRASHES = 10
 #: Lines of a child's output that are kept for the report of a crash.
 _TAIL_LINES = 60
+#: Seconds for which a child may write nothing. What a test and its watchdog end themselves, with
+#: the usual deadline of 120 s for each phase, takes less (suite/deadline.py).
+SILENCE = 300.0
 #: Lines of the kernel's log that a record of a crash keeps, from its beginning and its end.
 _LOG_HEAD, _LOG_TAIL = 200, 100
 
@@ -56,6 +59,8 @@ class Job:
     writable: Sequence[Path] = ()
     check: Callable[[Child, HostRun], None] = lambda child, run: None
     stops_early: bool = False
+    #: Seconds for which a child may write nothing; a test with a deadline of its own has longer.
+    silence: float = SILENCE
 
 
 def supervise(host: Host, job: Job, result: HostResult, on_event: OnEvent) -> None:
@@ -77,6 +82,7 @@ class Child:
         self.planned: dict[str, str] | None = None
         self.current: tuple[str, str] | None = None
         self._started = 0.0
+        self._deadline = 0.0
         #: The session's exit status, once it came to its end.
         self.ended: int | None = None
         #: Why the request was wrong, if the child says so.
@@ -110,6 +116,7 @@ class Child:
         elif value["event"] == "start":
             self.current = (value["id"], value["nodeid"])
             self._started = time.monotonic()
+            self._deadline = float(value.get("deadline", 0))
         elif value["event"] == "end":
             self.ended = value["exitstatus"]
         elif value["event"] == "usage":
@@ -120,6 +127,13 @@ class Child:
     def seconds(self) -> float:
         """For how long the current test has run."""
         return 0.0 if self.current is None else round(time.monotonic() - self._started, 6)
+
+    def silence(self, allowed: float) -> float:
+        """Return for how many seconds it may write nothing now, where `allowed` is the rule.
+
+        A test with a deadline of its own has as much longer as its watchdog gives it.
+        """
+        return max(allowed, 2 * self._deadline + 60 if self.current else 0)
 
     @property
     def hung(self) -> bool:
@@ -141,6 +155,9 @@ class _Supervisor:
         self._recorded: set[str] = set()
         self._planned: dict[str, str] = {}  # of the first child: later ones have fewer
         self._child = Child(self._take)
+        #: Why hosts were refused, and whether a child was done again because its time was wrong.
+        self._boots_refused: list[str] = []
+        self._again = False
 
     def run(self) -> None:
         began = time.monotonic()
@@ -162,7 +179,14 @@ class _Supervisor:
         """Run child after child, and say why what is left then was not run."""
         for _ in range(1 + CRASHES):
             left = self._job.timeout - (time.monotonic() - began)
+            before = len(self._result.records)
             run = self._run_child(max(left, 1.0))
+            if run.verdict is Verdict.WRONG_TIME and not self._again:
+                self._do_again(before, run.detail)
+                continue
+            if run.verdict is Verdict.WRONG_TIME:
+                self._add(dying_record(self._result, self._child, run, self._job.timeout))
+                return f"the host was refused twice: {run.detail}"
             if self._child.died:
                 self._add(dying_record(self._result, self._child, run, self._job.timeout))
             elif self._child.current is not None:
@@ -185,10 +209,33 @@ class _Supervisor:
             env=self._job.environment,
             writable=self._job.writable,
             on_output=child.take,
+            silence=lambda: child.silence(self._job.silence),
         )
         child.finish()
+        self._note(run)
         self._job.check(child, run)
         return run
+
+    def _do_again(self, since: int, reason: str) -> None:
+        """Forget the records since that number: they were made in a wrong time."""
+        self._again = True
+        dropped = self._result.records[since:]
+        del self._result.records[since:]
+        self._recorded -= {record.nodeid for record in dropped}
+        self._refused([reason])
+        self._on_event({"event": "again", "reason": reason, "dropped": dropped})
+
+    def _note(self, run: HostRun) -> None:
+        """Add to the host's facts what this run told of it."""
+        if run.clock_rate is not None:
+            rate = round(run.clock_rate, 4)
+            self._result.facts = {**self._result.facts, "clock_rate": rate}
+        self._refused(run.refused)
+
+    def _refused(self, reasons: Sequence[str]) -> None:
+        if reasons:
+            self._boots_refused += reasons
+            self._result.facts = {**self._result.facts, "refused_boots": self._boots_refused}
 
     def _take(self, value: Record | dict[str, Any]) -> None:
         if isinstance(value, Record):
@@ -248,7 +295,7 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
         "kernel_log": _cut(list(map(str, logged))),
         "report": "\n".join(filter(None, (*told, run.how_again()))),
     }
-    if run.verdict is Verdict.TIMEOUT or child.hung:
+    if run.verdict in (Verdict.TIMEOUT, Verdict.SILENT) or child.hung:
         values["cause"] = "timeout"
     if child.current is None:
         return Record.of_host(result.label, "error", **values)
@@ -256,6 +303,7 @@ def dying_record(result: HostResult, child: Child, run: HostRun, timeout: float)
         Verdict.TIMEOUT,
         Verdict.QEMU_CRASHED,
         Verdict.BOOT_FAILED,
+        Verdict.WRONG_TIME,
     )
     return Record.of(result.label, *child.current, "error" if ours else "failed", **values)
 

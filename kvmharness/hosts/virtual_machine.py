@@ -12,6 +12,8 @@ from kvmharness.hosts.qemu import Qemu
 #: What comes out of the guest: its serial console, then virtio-serial ports nr 1, 2 and 3 (what
 #: init tells, and the output of the command).
 CHANNELS = ("console", "control", "stdout", "stderr")
+#: What goes into the guest: port nr 4, which init reads.
+ORDERS = "orders"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class VirtualMachine:
     def argv(self, initramfs: str | Path, channels: Mapping[str, str]) -> list[str]:
         """Return QEMU's argv.
 
-        `channels`: by name, the backend of each of CHANNELS: ``stdio``, ``null`` or
+        `channels`: by name, the backend of each of CHANNELS and of ORDERS: ``stdio``, ``null`` or
         ``file,path=/dev/fd/N``.
         """
         argv = [*self.qemu.argv, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
@@ -50,15 +52,19 @@ class VirtualMachine:
         argv += ["-cpu", self.cpu, "-smp", str(self.smp), "-m", f"{self.memory}M"]
         argv += ["-kernel", str(self.kernel), "-initrd", str(initramfs), "-append", self.append]
         argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x01"]
-        console, *ports = CHANNELS
+        console, *ports = (*CHANNELS, ORDERS)
         argv += ["-chardev", f"{channels[console]},id={console}", "-serial", f"chardev:{console}"]
         argv += ["-device", "virtio-serial-pci"]
         for number, port in enumerate(ports, start=1):
             argv += ["-chardev", f"{channels[port]},id={port}"]
             argv += ["-device", f"virtserialport,chardev={port},nr={number}"]
         for share in self.shares:
-            # A comma in a value is written twice (QEMU's option syntax).
-            path = str(share.path).replace(",", ",,")
-            option = f"local,path={path},mount_tag={share.tag},security_model=none,multidevs=remap"
-            argv += ["-virtfs", option + (",readonly=on" if share.readonly else "")]
+            given = f"local,path={option(share.path)},mount_tag={share.tag}"
+            given += ",security_model=none,multidevs=remap"
+            argv += ["-virtfs", given + (",readonly=on" if share.readonly else "")]
         return argv
+
+
+def option(path: Path) -> str:
+    """Return a path as the value of one of QEMU's options: a comma is written twice there."""
+    return str(path).replace(",", ",,")

@@ -13,7 +13,9 @@ import time
 from collections.abc import Mapping
 
 from kvmharness.hosts import host
-from kvmharness.hosts.host import HostRun, OnOutput, Verdict
+from kvmharness.hosts.guest_clock import GuestClock
+from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
+from kvmharness.hosts.limits import Limits
 from kvmharness.kernel_log.log import parse_console
 
 #: After a panic was seen, or the command's end, the seconds the guest gets to end itself.
@@ -23,41 +25,54 @@ _KEPT = 256 * 1024
 
 
 class Watch:
-    """Reads what a guest and its QEMU say, keeps the deadlines, and judges.
+    """Reads what a guest and its QEMU say, lets the command begin, keeps the deadlines, and judges.
 
     `began`: when QEMU was started, as time.monotonic() has it. `boot_timeout`: seconds from then to
-    the command's start; `timeout`: seconds for the command, from its start.
+    the command's start; `timeout`: seconds for the command, from its start; `silence`: see
+    Host.run().
     """
 
     def __init__(
-        self, on_output: OnOutput | None, began: float, boot_timeout: float, timeout: float
+        self,
+        on_output: OnOutput | None,
+        began: float,
+        boot_timeout: float,
+        timeout: float,
+        silence: Silence = never,
     ) -> None:
         self._on_output = on_output
         self._began = began
         self._boot_timeout = boot_timeout
-        self._timeout = timeout
+        self._limits = Limits(timeout, silence)
         self._give_up = began + boot_timeout
+        self._clock = GuestClock()
         self._text = {name: bytearray() for name in ("console", "control", "stdout", "stderr")}
         self._qemu = bytearray()
         self._milestones: dict[str, float] = {}
         self._status: int | None = None
         self._failed: str | None = None
         self._panicked = False
+        #: Whether init was told to start the command.
+        self.let_go = False
         self._timed_out = False
         self._qemu_status: int | None = None
 
-    def follow(self, machine: subprocess.Popen[bytes], sources: Mapping[str, int]) -> None:
-        """Read until QEMU has ended and all is read, or the deadline has come.
+    def follow(
+        self, machine: subprocess.Popen[bytes], sources: Mapping[str, int], orders: int
+    ) -> None:
+        """Read until QEMU has ended and all is read, or a deadline has come.
 
         `sources`: what to read from, by name: ``qemu`` (its stderr) and the guest's channels,
         ``console``, ``control`` (what init tells), ``stdout``, ``stderr`` (the command's).
+        `orders`: the fd to write to what init waits for.
         """
+        self._orders = orders
         with selectors.DefaultSelector() as waiting:
             for name, fd in sources.items():
                 os.set_blocking(fd, False)
                 waiting.register(fd, selectors.EVENT_READ, name)
             while waiting.get_map():
-                left = self._give_up - time.monotonic()
+                left = self._left()
                 for key, _ in waiting.select(None if left == float("inf") else max(left, 0)):
                     try:
                         data = os.read(key.fd, 1 << 16)
@@ -67,19 +82,32 @@ class Watch:
                         self._take(key.data, data)
                     else:
                         waiting.unregister(key.fd)
+                if self.refused:
+                    return
                 # What was there to read by the deadline may have moved it: where we ran late, the
                 # guest did not.
-                if left <= 0 and time.monotonic() >= self._give_up:
+                if left <= 0 and self._left() <= 0:
                     self._timed_out = not self._panicked and self._status is None
                     break
         if not self._timed_out:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._qemu_status = machine.wait(_LAST_WORDS)
 
+    def _left(self) -> float:
+        """Return the seconds until a deadline."""
+        left = self._give_up - time.monotonic()
+        return min(left, self._limits.left()) if self.let_go and self._status is None else left
+
+    @property
+    def refused(self) -> str:
+        """Why the command was not let begin on this host; empty if it was, or may yet be."""
+        return "" if self.let_go else self._clock.wrong
+
     # -------------------------------------------------------------- what is said
 
     def _take(self, name: str, data: bytes) -> None:
         if name in ("stdout", "stderr"):
+            self._limits.heard()
             if self._on_output is not None:
                 self._on_output(name, data)
             else:
@@ -109,13 +137,22 @@ class Watch:
             word, _, more = told.partition(" ")
             with contextlib.suppress(ValueError):
                 self._milestones[word] = float(seconds)
-            if word == "ready":
-                self._give_up = time.monotonic() + self._timeout
+                self._clock.reading(float(seconds), time.monotonic())
+            if word == "ready" and not self.refused:
+                self._begin()
             elif word == "failed":
                 self._failed = more
             elif word == "exit" and more.isdigit():
                 self._status = int(more)
                 self._give_up = time.monotonic() + _LAST_WORDS
+
+    def _begin(self) -> None:
+        """Have init start the command."""
+        self.let_go = True
+        self._give_up = float("inf")
+        self._limits.begin()
+        with contextlib.suppress(BrokenPipeError):  # QEMU has ended: that will be seen
+            os.write(self._orders, b"go\n")
 
     # -------------------------------------------------------------- what it comes to
 
@@ -135,12 +172,17 @@ class Watch:
             kernel_log=parse_console(console),
             console_tail="" if finished else self._tail(),
             milestones=self._milestones,
+            clock_rate=self._clock.rate,
         )
 
     def _judge(self) -> tuple[Verdict, str]:
+        if self.refused:
+            return Verdict.BOOT_FAILED, self.refused
+        if self._clock.wrong:
+            return Verdict.WRONG_TIME, self._clock.wrong
         if self._status is not None:
             return Verdict.FINISHED, ""
-        started = "ready" in self._milestones
+        started = self.let_go
         if self._panicked:
             reason = self._panic_reason()
             if not started:
@@ -149,7 +191,7 @@ class Watch:
         if self._failed is not None:
             return Verdict.BOOT_FAILED, self._failed
         if self._timed_out and started:
-            return Verdict.TIMEOUT, f"still running {self._timeout:.0f} s after the command began"
+            return self._limits.passed()
         if self._timed_out:
             where = max(self._milestones, key=lambda m: self._milestones[m], default="nothing")
             return (

@@ -69,6 +69,11 @@ class RunProgress:
                 self._console.print(f"{tests} on the {self._label.words}")
             for note in event.get("notes", ()):
                 self._console.print(note)
+        elif event["event"] == "again":
+            self._counts.subtract(record.outcome for record in event["dropped"])
+            self._console.print(
+                f"the host was refused, {event['reason']}: what ran there runs again"
+            )
         elif event["event"] == "start":
             current = event["id"]
         if self._live is not None:

@@ -2,9 +2,9 @@
 """Records: one per test, as a line of JSON, from the process that ran it to whoever reports it.
 
 The file also carries events, the lines with a key ``event``: ``plan`` (the tests to come, each id
-and node id), ``start`` (which one began: it is the culprit when nothing follows), ``end`` (of the
-session, with pytest's exit status), ``usage`` (the request was wrong, and why). A line without
-``event`` is a Record. hosts/supervise.py reads along.
+and node id), ``start`` (which one began, and its own deadline if it has one: it is the culprit when
+nothing follows), ``end`` (of the session, with pytest's exit status), ``usage`` (the request was
+wrong, and why). A line without ``event`` is a Record. hosts/supervise.py reads along.
 """
 
 from __future__ import annotations

@@ -243,7 +243,8 @@ class Session:
         if watch is None or not watch.on:
             return (yield)
         if self.writer is not None:
-            self.writer.event("start", id=watch.id, nodeid=item.nodeid)
+            own = {"deadline": seconds} if (seconds := _own_deadline(item)) else {}
+            self.writer.event("start", id=watch.id, nodeid=item.nodeid, **own)
         start = time.monotonic()
         with ExitStack() as until_end:
             self._begin(watch, until_end)
@@ -331,8 +332,8 @@ class Session:
     def _phase(self, watch: Watch, phase: str) -> Iterator[None]:
         from kvmharness.suite.deadline import deadline
 
-        mark = watch.item.get_closest_marker("deadline")
-        seconds = float(mark.args[0]) if mark and mark.args and self.deadline else self.deadline
+        own = _own_deadline(watch.item)
+        seconds = own if own is not None and self.deadline else self.deadline
 
         def passed() -> BaseException:
             watch.timed_out = True
@@ -601,6 +602,12 @@ def _name(items: list[pytest.Item]) -> None:
         watch = item.stash[WATCH]
         if times[watch.id] > 1 and "[" in item.nodeid:
             watch.id += item.nodeid[item.nodeid.index("[") :]
+
+
+def _own_deadline(item: pytest.Item) -> float | None:
+    """Return the deadline that the test asks for itself, in seconds for each phase."""
+    mark = item.get_closest_marker("deadline")
+    return float(mark.args[0]) if mark and mark.args else None
 
 
 def _fail_if_logged(watch: Watch) -> None:

@@ -33,8 +33,19 @@ class Request:
     destructive: bool = False
     timeout: float = 1800.0
     deadline: float = 120.0
+    #: Seconds for which the test process may write nothing; None: by `deadline`.
+    silence: float | None = None
     pytest_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def allowed_silence(self) -> float:
+        """For how many seconds the test process may write nothing.
+
+        A test past its deadline is ended by its watchdog in less (suite/deadline.py); what is
+        silent for longer is a kernel, or a test, that does not let the watchdog run either.
+        """
+        return 2 * self.deadline + 60 if self.silence is None else self.silence
 
     @property
     def stops_early(self) -> bool:
@@ -74,6 +85,7 @@ def run_suite(host: Host, request: Request, result: HostResult, on_event: OnEven
                 writable=[directory],
                 check=_check,
                 stops_early=request.stops_early,
+                silence=request.allowed_silence,
             )
             supervise(host, job, result, on_event)
 

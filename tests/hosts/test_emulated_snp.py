@@ -162,6 +162,31 @@ def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> No
     assert psutil.Process().children() == []
 
 
+def test_guest_time_is_ours(host: EmulatedHost) -> None:
+    result = host.run(["sleep", "3"], timeout=60)
+    assert result.ok, result.explain()
+    assert result.clock_rate == pytest.approx(1.0, abs=0.1)
+    assert result.refused == ()
+
+
+def test_a_host_whose_time_is_wrong_is_booted_again_once_and_refused(
+    host: EmulatedHost, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Told of a fraction of its counter's frequency, the kernel lives several times as fast."""
+    result = host.run(["echo", "began"], timeout=60, append="tsc_early_khz=400000")
+    assert (result.verdict, result.stdout) == (Verdict.BOOT_FAILED, b""), result.explain()
+    assert "its time is wrong" in result.detail
+    assert len(result.refused) == 1
+    assert "it is booted again" in capfd.readouterr().err
+
+
+def test_a_silent_command_is_ended(host: EmulatedHost) -> None:
+    script = "for i in 1 2 3; do sleep 1; echo $i; done; sleep 600"
+    result = host.run(["sh", "-c", script], timeout=600, silence=lambda: 2.5)
+    assert result.verdict is Verdict.SILENT, result.explain()
+    assert result.stdout == b"1\n2\n3\n"
+
+
 def test_a_module_that_does_not_load_is_a_failed_boot(host: EmulatedHost) -> None:
     result = host.with_module_options(["snp_standin.smt=banana"]).run(["true"], timeout=60)
     assert result.verdict is Verdict.BOOT_FAILED, result.explain()

@@ -15,7 +15,7 @@ import pytest
 
 from kvmharness.errors import HarnessError, UsageError
 from kvmharness.hosts.host import Again, HostRun, Verdict
-from kvmharness.hosts.supervise import Child, Job, supervise
+from kvmharness.hosts.supervise import SILENCE, Child, Job, supervise
 from kvmharness.kernel_log.log import KernelLine
 from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
@@ -35,6 +35,8 @@ def said(kind: str, name: str) -> bytes:
         }
     elif kind == "start":
         value = {"event": "start", "id": f"snp.{name}", "nodeid": nodeid}
+    elif kind == "slow":  # the start of a test with a deadline of its own
+        value = {"event": "start", "id": f"snp.{name}", "nodeid": nodeid, "deadline": 400.0}
     elif kind == "end":
         value = {"event": "end", "exitstatus": int(name)}
     elif kind == "usage":
@@ -56,6 +58,8 @@ class FakeHost:
     def __init__(self, *children: tuple[bytes, HostRun | BaseException]) -> None:
         self._children = list(children)
         self.done: list[list[str]] = []
+        #: For how long each child might have been silent at its end.
+        self.silence: list[float] = []
 
     def run(self, argv: Sequence[str], **options: Any) -> HostRun:
         self.done.append(list(argv))
@@ -63,6 +67,7 @@ class FakeHost:
         # In pieces that end anywhere, as a serial port gives them.
         for at in range(0, len(text), 37):
             options["on_output"]("stderr", text[at : at + 37])
+        self.silence.append(options["silence"]())
         if isinstance(ended, BaseException):
             raise ended
         for piece in (b"INTERNALERROR> Key", b"Error: x\n\nin pieces"):
@@ -76,6 +81,9 @@ def run(host: FakeHost, ends: type[BaseException] | None = None, **options: Any)
     def listen(event: Record | dict[str, Any]) -> None:
         if isinstance(event, Record):
             heard.append(event)
+        elif event["event"] == "again":
+            assert heard[-len(event["dropped"]) :] == event["dropped"]
+            del heard[-len(event["dropped"]) :]
 
     result = HostResult(LABEL, host.facts)
     job = Job(sorted, options.pop("timeout", 1800.0), **options)
@@ -190,6 +198,7 @@ def test_noise_between_records_is_kept_for_the_report() -> None:
         (Verdict.GUEST_DIED, "failed"),
         (Verdict.QEMU_CRASHED, "error"),
         (Verdict.TIMEOUT, "error"),
+        (Verdict.SILENT, "failed"),
     ],
 )
 def test_only_the_kernel_s_doing_is_a_failure(verdict: Verdict, outcome: str) -> None:
@@ -197,7 +206,66 @@ def test_only_the_kernel_s_doing_is_a_failure(verdict: Verdict, outcome: str) ->
     (record,) = run(FakeHost((said("plan", "a") + said("start", "a"), ended))).records
     assert (record.id, record.outcome) == ("snp.a", outcome)
     assert 0 < record.seconds < 60
-    assert record.cause == ("timeout" if verdict is Verdict.TIMEOUT else "")
+    assert record.cause == ("timeout" if verdict in (Verdict.TIMEOUT, Verdict.SILENT) else "")
+
+
+def test_a_silent_test_is_a_failure_and_the_rest_runs() -> None:
+    silent = HostRun(Verdict.SILENT, None, 300.0, "nothing was heard of the command for 300 s")
+    host = FakeHost(
+        (said("plan", "abc") + passes("a") + said("start", "b"), silent),
+        (said("plan", "c") + passes("c") + said("end", "0"), FINISHED),
+    )
+    assert outcomes(run(host)) == {
+        "a": "passed",
+        "b": "silent: nothing was heard of the command for 300 s",
+        "c": "passed",
+    }
+    assert host.silence == [SILENCE, SILENCE]
+
+
+def test_a_test_with_a_deadline_of_its_own_may_be_silent_for_as_long_as_that_takes() -> None:
+    host = FakeHost((said("plan", "a") + said("slow", "a"), PANIC))
+    run(host, silence=100.0)
+    assert host.silence == [860.0]
+    host = FakeHost((said("plan", "a") + said("slow", "a") + said("passed", "a"), PANIC))
+    run(host, silence=100.0)
+    assert host.silence == [100.0]
+
+
+WRONG = HostRun(Verdict.WRONG_TIME, None, 9.0, "its time is wrong: 60.0 s of it in 9.0 s")
+
+
+def test_what_ran_in_a_wrong_time_runs_again_once() -> None:
+    failed = said("start", "b") + said("failed", "b")
+    host = FakeHost(
+        (said("plan", "ab") + passes("a") + failed + said("end", "1"), WRONG),
+        (said("plan", "ab") + passes("a", "b") + said("end", "0"), FINISHED),
+    )
+    result = run(host)
+    assert [(r.id, r.outcome) for r in result.records] == [("snp.a", "passed"), ("snp.b", "passed")]
+    assert host.done == [[], []]
+    assert result.facts["refused_boots"] == [WRONG.detail]
+
+
+def test_a_time_that_is_wrong_again_is_an_error() -> None:
+    text = said("plan", "ab") + passes("a") + said("end", "0")
+    result = run(FakeHost((text, WRONG), (text, WRONG)))
+    assert outcomes(result) == {
+        "a": "passed",
+        "emulated-snp": f"wrong-time: {WRONG.detail}",
+        "b": f"not run: the host was refused twice: {WRONG.detail}",
+    }
+    assert result.count("error") == 1
+
+
+def test_what_a_run_tells_of_its_host_is_a_fact() -> None:
+    told = HostRun(Verdict.FINISHED, 0, 1.0, clock_rate=1.00024, refused=["its time is wrong"])
+    result = run(FakeHost((said("plan", "a") + passes("a") + said("end", "0"), told)))
+    assert result.facts == {
+        "kind": "emulated-snp",
+        "clock_rate": 1.0002,
+        "refused_boots": ["its time is wrong"],
+    }
 
 
 def test_a_hang_that_the_watchdog_ended_is_a_failure_of_time() -> None:

@@ -15,7 +15,8 @@ from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.hosts.native import NativeHost
 from kvmharness.hosts.watch import Watch
 
-_READY = b"2.5 up 7.3.4\n3.0 modules\n3.5 ready\n"
+# A guest's seconds pass as ours do: what is told at once was no time.
+_READY = b"2.5 up 7.3.4\n2.6 modules\n2.7 ready\n"
 _PANIC = (
     b"\r\n[    5.0] Kernel panic - not syncing: sysrq triggered crash\r\n[ 5.1] Call Trace:\r\n"
 )
@@ -28,9 +29,14 @@ def play() -> Play:
     """A function that gives streams to a watch, while a child plays QEMU."""
 
     def run(
-        streams: Mapping[str, bytes], qemu: str = "exit 0", timeout: float = 0.3, boot: float = 0.3
+        streams: Mapping[str, bytes],
+        qemu: str = "exit 0",
+        timeout: float = 0.3,
+        boot: float = 0.3,
+        silence: float = 60.0,
     ) -> HostRun:
-        watch = Watch(None, time.monotonic(), boot, timeout)
+        watch = Watch(None, time.monotonic(), boot, timeout, lambda: silence)
+        orders, told = os.pipe()
         with process.child(["sh", "-c", qemu], stdin=subprocess.DEVNULL) as machine:
             pipes: dict[str, int] = {}
             try:
@@ -42,9 +48,12 @@ def play() -> Play:
                     pipes["open"], held = os.pipe()
                 else:
                     held = -1
-                watch.follow(machine, pipes)
+                watch.follow(machine, pipes, told)
+                os.close(told)
+                told = -1
+                assert bool(os.read(orders, 10)) == (watch.let_go and not watch.refused)
             finally:
-                for fd in (*pipes.values(), held):
+                for fd in (*pipes.values(), held, orders, told):
                     if fd >= 0:
                         os.close(fd)
         return watch.verdict()
@@ -53,18 +62,18 @@ def play() -> Play:
 
 
 def test_a_command_that_ended_is_finished_with_its_status(play: Play) -> None:
-    control = _READY + b"4.0 exit 37\n"
+    control = _READY + b"2.8 exit 37\n"
     said = {"console": b"as it was\r\n", "stdout": b"out", "stderr": b"err"}
     result = play({"control": control, **said})
     assert (result.verdict, result.status, result.exit_status) == (Verdict.FINISHED, 37, 37)
     assert (result.stdout, result.stderr, result.console_tail) == (b"out", b"err", "")
     assert result.console == "as it was\n"
-    assert result.milestones == {"up": 2.5, "modules": 3.0, "ready": 3.5, "exit": 4.0}
+    assert result.milestones == {"up": 2.5, "modules": 2.6, "ready": 2.7, "exit": 2.8}
     assert not result.ok
 
 
 def test_a_status_outlives_a_panic_on_the_way_down(play: Play) -> None:
-    assert play({"control": _READY + b"4.0 exit 0\n", "console": _PANIC}).ok
+    assert play({"control": _READY + b"2.8 exit 0\n", "console": _PANIC}).ok
 
 
 def test_a_panic_is_told_with_its_reason_and_the_console(play: Play) -> None:
@@ -95,8 +104,22 @@ def test_silence_after_the_start_is_a_timeout(play: Play) -> None:
     assert result.seconds < 10
 
 
+def test_a_command_that_says_nothing_is_ended_before_its_time_is_over(play: Play) -> None:
+    result = play({"control": _READY}, "sleep 30", timeout=60.0, silence=0.2)
+    assert (result.verdict, result.exit_status) == (Verdict.SILENT, 124)
+    assert result.detail == "nothing was heard of the command for 0.2 s"
+    assert result.seconds < 10
+
+
+def test_silence_counts_from_the_start_and_not_after_the_end(play: Play) -> None:
+    result = play({"control": b"2.5 up 7.3.4\n"}, "sleep 30", boot=0.5, silence=0.1)
+    assert result.verdict is Verdict.BOOT_FAILED
+    assert result.seconds >= 0.5
+    assert play({"control": _READY + b"2.8 exit 0\n"}, silence=0.0).ok
+
+
 def test_signs_that_came_before_the_deadline_count_when_they_are_read_late(play: Play) -> None:
-    result = play({"control": _READY + b"4.0 exit 0\n"}, boot=0.0)
+    result = play({"control": _READY + b"2.8 exit 0\n"}, boot=0.0)
     assert result.verdict is Verdict.FINISHED
     result = play({"control": _READY}, "sleep 30", boot=0.0)
     assert result.verdict is Verdict.TIMEOUT
@@ -130,6 +153,22 @@ def test_a_qemu_that_refuses_to_start_says_why(play: Play) -> None:
     assert "-smp 99: too many" in result.detail
 
 
+@pytest.mark.parametrize(("ready", "told"), [(b"8.0", "5.5 s of it in 0.0 s")])
+def test_a_host_whose_clock_is_wrong_is_refused_before_the_command_begins(
+    play: Play, ready: bytes, told: str
+) -> None:
+    result = play({"control": b"2.5 up 7.3.4\n" + ready + b" ready\n"}, "sleep 30")
+    assert (result.verdict, result.exit_status) == (Verdict.BOOT_FAILED, 125)
+    assert result.detail == f"its time is wrong: {told}"
+    assert result.seconds < 10
+
+
+def test_a_clock_that_goes_wrong_later_is_a_verdict(play: Play) -> None:
+    result = play({"control": b"3.0 up 7.3.4\n3.1 ready\n9.0 exit 0\n"})
+    assert (result.verdict, result.status, result.exit_status) == (Verdict.WRONG_TIME, None, 126)
+    assert "6.0 s of it in 0.0 s" in result.detail
+
+
 def test_a_child_ends_with_its_block() -> None:
     script = "trap '' TERM; echo up; while :; do sleep 1; done"
     with process.child(["sh", "-c", script], stdout=subprocess.PIPE) as stubborn:
@@ -152,6 +191,14 @@ def test_native_ends_what_runs_too_long() -> None:
     assert (result.verdict, result.status) == (Verdict.TIMEOUT, None)
     assert result.stdout == b"a\n"
     assert result.seconds < 30
+
+
+def test_native_ends_what_is_silent_too_long() -> None:
+    script = "for i in 1 2 3 4; do sleep 0.2; echo $i; done; exec sleep 60"
+    result = NativeHost().run(["sh", "-c", script], timeout=60, silence=lambda: 0.6)
+    assert (result.verdict, result.status) == (Verdict.SILENT, None)
+    assert result.stdout == b"1\n2\n3\n4\n"
+    assert 1.2 < result.seconds < 30
 
 
 def test_native_says_what_is_not_there() -> None:
