@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from importlib import import_module
+from itertools import takewhile
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,7 +18,7 @@ import click
 
 import kvmharness
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
-from kvmharness.exit_status import FAILED, INTERRUPTED, NOTHING_RAN, USAGE
+from kvmharness.exit_status import BISECT_ABORT, FAILED, INTERRUPTED, NOTHING_RAN, USAGE
 
 #: Where each command lives, and its line of help: --help and one command load nothing else.
 COMMANDS = {
@@ -110,28 +112,36 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _status(args: list[str] | None) -> int:
+    given = sys.argv[1:] if args is None else args
+    # To git bisect nearly every status is a verdict on a commit; what goes wrong here is none.
+    bisecting = "--bisect" in takewhile(lambda word: word != "--", given)
     try:
         result: Any = cli.main(args, prog_name="kvmharness", standalone_mode=False)
-    except click.Abort as error:
-        return _fail(_line(str(error)) or "interrupted", INTERRUPTED)
-    except click.UsageError as error:
-        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        return _fail(f"{_line(error.format_message())}{hint}", USAGE)
-    except click.ClickException as error:
-        return _fail(_line(error.format_message()), USAGE)
-    except UsageError as error:
-        return _fail(_line(str(error)), USAGE)
-    except MissingCapability as error:
-        return _fail(_line(str(error)), NOTHING_RAN)
-    except HarnessError as error:
-        return _fail(_line(str(error)), FAILED)
+    except Exception as error:
+        if not isinstance(error, HarnessError | click.Abort | click.ClickException):
+            if not bisecting:
+                raise
+            traceback.print_exc()
+        message, status = _failure(error)
+        click.echo(f"kvmharness: {message}", err=True)
+        return BISECT_ABORT if bisecting and status != INTERRUPTED else status
     return result if isinstance(result, int) else 0
+
+
+def _failure(error: Exception) -> tuple[str, int]:
+    """Return the line that says what went wrong, and the exit status."""
+    if isinstance(error, click.Abort):
+        return _line(str(error)) or "interrupted", INTERRUPTED
+    if isinstance(error, click.UsageError):
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        return f"{_line(error.format_message())}{hint}", USAGE
+    if isinstance(error, click.ClickException):
+        return _line(error.format_message()), USAGE
+    message = _line(str(error))
+    if isinstance(error, UsageError):
+        return message, USAGE
+    return message, NOTHING_RAN if isinstance(error, MissingCapability) else FAILED
 
 
 def _line(text: str) -> str:
     return " ".join(text.split()).removesuffix(".")
-
-
-def _fail(message: str, status: int) -> int:
-    click.echo(f"kvmharness: {message}", err=True)
-    return status

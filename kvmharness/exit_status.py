@@ -7,3 +7,9 @@ USAGE = 2
 NOTHING_RAN = 4
 #: As a shell reports a command that Ctrl-C ended.
 INTERRUPTED = 130
+#: To git bisect: this commit can't be judged.
+BISECT_SKIP = 125
+#: To git bisect, as everything above 127: the bisection can't go on.
+BISECT_ABORT = 128
+#: Set where a bisection reads the status: an error is no failure then, and a skip no pass.
+BISECT_VARIABLE = "KVMHARNESS_BISECT"

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmharness import host_kinds
+from kvmharness.commands import bisect
+from kvmharness.errors import UsageError
 
 if TYPE_CHECKING:
     from kvmharness.hosts.emulated import EmulatedHost
     from kvmharness.hosts.host import HostRun
 
-#: For ``git bisect run``: this commit can't be tested.
-BISECT_SKIP = 125
 _KINDS = tuple(host_kinds.EMULATED)
 
 
@@ -146,18 +146,18 @@ def shell(
     """Open a shell inside, in the current directory. Leave it with exit."""
     from kvmharness.kernels.module_options import parse
 
-    ready = _prepare(kind, kernel, bisect=False)
-    assert ready is not None
+    ready = _prepare(kind, kernel, parse(module_options))
     program = os.environ.get("SHELL", "/bin/sh")
     click.echo(f"booting Linux {ready.facts['kernel']} (emulated) ...", err=True)
-    result = ready.with_module_options(parse(module_options)).shell(
+    result = ready.shell(
         [program, "-i"],
         smp=smp,
         memory=memory,
         append=append,
         writable=shares,
     )
-    return _end(result, bisect=False)
+    _tell(result)
+    return result.exit_status
 
 
 @host.command(context_settings={"ignore_unknown_options": True})
@@ -171,11 +171,7 @@ def shell(
     show_default=True,
     help="Seconds for the command, from when it starts.",
 )
-@click.option(
-    "--bisect",
-    is_flag=True,
-    help="For git bisect run: end with 125 if the kernel does not build or boot.",
-)
+@bisect.options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     kind: str,
@@ -186,7 +182,8 @@ def run(
     module_options: tuple[str, ...],
     append: str,
     timeout: float,
-    bisect: bool,
+    bisect_: bool,
+    build: str | None,
     command: tuple[str, ...],
 ) -> int:
     """Run COMMAND inside, in the current directory; end with its status.
@@ -195,51 +192,46 @@ def run(
     or QEMU crashed. The last lines of the console are shown then, and the QEMU command that boots
     the same machine again; what it needs is kept in the cache, of the last few runs.
     """
+    from kvmharness.kernels import spec
     from kvmharness.kernels.module_options import parse
 
-    options = parse(module_options)
-    ready = _prepare(kind, kernel, bisect=bisect)
-    if ready is None:
-        return BISECT_SKIP
-    result = ready.with_module_options(options).run(
-        command,
-        timeout=timeout,
-        on_output=_pass_on,
-        smp=smp,
-        memory=memory,
-        writable=shares,
-        append=append,
-    )
-    return _end(result, bisect=bisect)
-
-
-def _prepare(kind: str, kernel: str, *, bisect: bool) -> EmulatedHost | None:
-    """Return the host; None if its kernel is not usable and that is to be skipped."""
-    from kvmharness.errors import MissingCapability
-    from kvmharness.hosts.emulated import EmulatedHost
-    from kvmharness.kernels import spec
-    from kvmharness.kernels.elf import BadModule
-    from kvmharness.kernels.modulebuild import BuildFailed
-
     spec.parse(kernel)
-    try:
-        return EmulatedHost.prepare(kind, kernel)
-    except (BuildFailed, BadModule, MissingCapability) as failure:
-        if not bisect:
-            raise
-        click.echo(f"kvmharness: {failure}", err=True)
-        return None
+    options = parse(module_options)
+
+    def boot(env: dict[str, str] | None = None) -> HostRun:
+        result = _prepare(kind, kernel, options).run(
+            command,
+            timeout=timeout,
+            env=env,
+            on_output=_pass_on,
+            smp=smp,
+            memory=memory,
+            writable=shares,
+            append=append,
+        )
+        _tell(result)
+        return result
+
+    if bisect_:
+        return bisect.step(kernel, build, boot)
+    if build is not None:
+        raise UsageError("--build goes with --bisect")
+    return boot().exit_status
 
 
-def _end(result: HostRun, *, bisect: bool) -> int:
+def _prepare(kind: str, kernel: str, module_options: tuple[str, ...]) -> EmulatedHost:
+    from kvmharness.hosts.emulated import EmulatedHost
+
+    return EmulatedHost.prepare(kind, kernel).with_module_options(module_options)
+
+
+def _tell(result: HostRun) -> None:
+    """Say on stderr what went wrong where the command did not end by itself."""
     from kvmharness.hosts.host import Verdict
 
     if result.verdict is not Verdict.FINISHED:
         told = (f"kvmharness: {result.explain()}", result.how_again())
         click.echo("\n".join(filter(None, told)), err=True)
-    if bisect and result.verdict is Verdict.BOOT_FAILED:
-        return BISECT_SKIP
-    return result.exit_status
 
 
 def _pass_on(stream: str, data: bytes) -> None:

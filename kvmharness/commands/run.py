@@ -185,7 +185,8 @@ def run(
             said = [_cut_short(error, results, list(reports)), *wrong]
             click.echo(f"kvmharness: {'; '.join(said)}", err=True)
             raise SystemExit(ended) from None
-        status = result.status(results)
+        bisecting = exit_status.BISECT_VARIABLE in os.environ
+        status = result.bisect_status(results) if bisecting else result.status(results)
         wrong = _write(reports, results, status, kcidb_build)
     _tell(out, results, status, verbose)
     if wrong:

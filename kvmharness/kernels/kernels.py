@@ -377,6 +377,12 @@ def _unpack_image(image: bytes, directory: Path) -> Path:
     return path
 
 
+def modules_in_tree(tree: Path) -> dict[str, Path]:
+    """Return the modules built in `tree`, by name as in ``kvm-amd``."""
+    named = ((_module_name(str(path)), path) for path in tree.rglob("*.ko"))
+    return {name: path for name, path in named if name is not None}
+
+
 def _from_tree(tree: Path) -> Kernel:
     """Return the kernel built in `tree`: its bzImage, and the wanted modules found there."""
     from kvmharness.kernels import elf
@@ -391,7 +397,7 @@ def _from_tree(tree: Path) -> Kernel:
             )
     release = release_file.read_text().strip()
     data = image.read_bytes()
-    found = {_module_name(str(path)): path for path in tree.rglob("*.ko")}
+    found = modules_in_tree(tree)
     digest = hashlib.sha256(data)
     modules: dict[str, bytes] = {}
     wanted = [name.replace("_", "-") for name in WANTED]

@@ -33,6 +33,15 @@ class HostResult:
         return sum(not record.ran for record in self.records)
 
 
+def bisect_status(results: Sequence[HostResult]) -> int:
+    """Return the exit status that tells git bisect a bad commit from one that can't be judged."""
+    if any(result.count("failed") for result in results):
+        return exit_status.FAILED
+    left = any(result.count("error") or result.not_run for result in results)
+    passed = any(result.count("passed") for result in results)
+    return 0 if passed and not left else exit_status.BISECT_SKIP
+
+
 def status(results: Sequence[HostResult]) -> int:
     """Return the exit status for all hosts together: an error is no pass."""
     passed, failed, error = (

@@ -12,11 +12,13 @@ shows the ioctls it made and what the kernel logged meanwhile (hooks.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvmharness.exit_status import BISECT_VARIABLE
 from kvmharness.suite.hooks import SESSION, WATCH, Session
 
 if TYPE_CHECKING:
@@ -162,6 +164,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {text}")
     config.stash[SESSION] = Session(config)
     config.pluginmanager.register(config.stash[SESSION], "kvmharness-session")
+    # Where records are written, whoever reads them judges.
+    if BISECT_VARIABLE in os.environ and config.stash[SESSION].writer is None:
+        from kvmharness.suite.bisect import Judge
+
+        config.pluginmanager.register(Judge(), "kvmharness-bisect")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -309,25 +309,29 @@ def test_errors_are_told_from_failures_and_what_was_not_run_by_reason(
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "status"),
+    ("outcomes", "status", "to_bisect"),
     [
-        (["passed", "skipped"], 0),
-        (["passed", "failed"], 1),
-        (["passed", "error"], 1),
-        (["skipped", "error"], 1),
-        (["skipped"], 4),
-        (["passed", "not run"], 1),  # what was left out might have failed
-        (["not run", "skipped"], 4),
-        ([], 4),
+        (["passed", "skipped"], 0, 0),
+        (["passed", "failed"], 1, 1),
+        (["passed", "error"], 1, 125),
+        (["failed", "error"], 1, 1),
+        (["skipped", "error"], 1, 125),
+        (["skipped"], 4, 125),
+        (["passed", "not run"], 1, 125),  # what was left out might have failed
+        (["not run", "skipped"], 4, 125),
+        ([], 4, 125),
     ],
 )
-def test_an_error_is_no_pass(outcomes: list[str], status: int) -> None:
+def test_an_error_is_no_pass_and_to_a_bisection_no_failure(
+    outcomes: list[str], status: int, to_bisect: int
+) -> None:
     records = [
         record(f"a.{n}", "error", cause="not-run") if what == "not run" else record(f"a.{n}", what)
         for n, what in enumerate(outcomes)
     ]
     halves = [HostResult(NATIVE, {}, records[:1]), HostResult(EMULATED, {}, records[1:])]
     assert result.status(halves) == status
+    assert result.bisect_status(halves) == to_bisect
 
 
 def test_a_long_failure_is_cut_at_its_beginning_unless_verbose(results: list[HostResult]) -> None:
