@@ -74,7 +74,11 @@ class VmDirtyCalls:
 
 
 class DirtyRing(Closing):
-    """The dirty ring of one vCPU, mapped. One thread harvests it; the vCPU may run meanwhile."""
+    """The dirty ring of one vCPU, mapped. One thread harvests it; the vCPU may run meanwhile.
+
+    Close it: to the kernel the mapping is a use of the vCPU, so that the vCPU and its VM, with the
+    memory that its slots pin, live on until both the Vcpu and the ring are closed.
+    """
 
     def __init__(self, vcpu: HasFileno, size: int) -> None:
         if size <= 0 or size % PAGE_SIZE:

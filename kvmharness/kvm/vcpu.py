@@ -49,7 +49,6 @@ _RUN_MEANING = {
     "or another process made it",
     errno.ENOEXEC: "the vCPU was not initialized",
     errno.EPERM: "the guest may not run: its launch is not finished or this user may not",
-    errno.EAGAIN: "the vCPU waited for its start-up interrupt and was woken by something else",
     errno.ENOMEM: "the kernel has no memory for the guest's page tables or its pages",
     errno.ENOTTY: "the fd is no vCPU's",
     errno.EBADF: "the vCPU is closed",
@@ -63,6 +62,13 @@ _tdx_command = pointer_to("kvm_tdx_cmd")
 
 #: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
 _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
+
+#: KVM_RUN fails with these and is to be issued again. EAGAIN: the vCPU waited for INIT or SIPI and
+#: was woken, as a rule by just that (kvm_arch_vcpu_ioctl_run).
+_GO_ON = (errno.EINTR, errno.ETIME, errno.EAGAIN)
+
+#: Nanoseconds from now that never come.
+_NO_DEADLINE = 1 << 62
 
 #: The longest one KVM_RUN lasts. A Ctrl-C that arrives after the interpreter last looked and before
 #: the kernel is entered interrupts nothing: it is seen when the slice ends.
@@ -252,14 +258,15 @@ class Vcpu(
     set_mp_state = raising(VcpuTry.set_mp_state)
     memory_encrypt_op = raising(VcpuTry.memory_encrypt_op)
 
-    def run(self, timeout: float) -> AnyExit:
-        """KVM_RUN: run until the guest exits, at most `timeout` seconds.
+    def run(self, timeout: float | None = None) -> AnyExit:
+        """KVM_RUN: run until the guest exits, at most `timeout` seconds; None is no deadline.
 
         Raises RunTimeout at the deadline, also when the kernel itself loops, KvmError when
         KVM_RUN fails (EBADF once closed), HarnessError while another thread runs the vCPU. A kick
-        ends it as InterruptedExit; a Python signal handler runs, and may raise, in between.
+        ends it as InterruptedExit; a Python signal handler runs, and may raise, in between. A vCPU
+        that waits for INIT and SIPI goes on to run when they come.
         """
-        left = max(int(timeout * 1e9), 1)
+        left = _NO_DEADLINE if timeout is None else max(int(timeout * 1e9), 1)
         deadline = time.monotonic_ns() + left
         self._begin_run()
         kvm_run = self._kvm_run
@@ -273,14 +280,14 @@ class Vcpu(
                     return ended
                 left = deadline - time.monotonic_ns()
                 if left <= 0:
-                    raise RunTimeout(self._timeout_message(timeout))
+                    raise RunTimeout(self._timeout_message(timeout or 0))
         finally:
             with self._lock:
                 self._running_in = 0
 
     def run_until(
         self,
-        timeout: float,
+        timeout: float | None = None,
         *,
         output: Iterable[int] = (),
         pass_over: Iterable[int] = (),
@@ -291,9 +298,9 @@ class Vcpu(
         What the guest writes to the ports in `output` is kept, and exits of the reasons in
         `pass_over` (KVM_EXIT_*) are only counted: neither ends the stretch. An IN or a load among
         these gets what its last exit left in kvm_run. `most` exits end it, or a kick, or `timeout`
-        (seconds), which is no error here. Raises otherwise as run() does.
+        (seconds; None is no deadline), which is no error here. Raises otherwise as run() does.
         """
-        left = max(int(timeout * 1e9), 1)
+        left = _NO_DEADLINE if timeout is None else max(int(timeout * 1e9), 1)
         deadline = time.monotonic_ns() + left
         until = Until(output, pass_over, most)
         self._begin_run()
@@ -323,7 +330,7 @@ class Vcpu(
 
         Raises the KvmError of the others.
         """
-        if number in (errno.EINTR, errno.ETIME):
+        if number in _GO_ON:
             return InterruptedExit(lib.KVM_EXIT_INTR) if self._take_kick() else None
         fault = self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
         if number in _FAULT_ERRNOS and fault:
@@ -476,6 +483,11 @@ class Vcpu(
         return f" (gpa {int(where.physical_address):#x})"
 
     def _timeout_message(self, timeout: float) -> str:
+        if self.try_.get_mp_state().value == lib.KVM_MP_STATE_UNINITIALIZED:
+            return (
+                f"vCPU {self.id} did not exit within {timeout:g} s: it waits for INIT and SIPI "
+                "from another vCPU, which has to run"
+            )
         where = ""
         regs = self.try_.get_regs()
         if regs.ok and regs.value is not None:

@@ -153,8 +153,7 @@ class VmBuilder:
 
         KVM_SET_TSS_ADDR, which Intel hosts without unrestricted guests need, and KVM_CREATE_IRQCHIP
         and KVM_CREATE_PIT2; or KVM_CAP_SPLIT_IRQCHIP. vCPUs that no payload() or code() enters wait
-        for INIT and SIPI then, but the first: woken by them, KVM_RUN is EAGAIN once, and is to be
-        run again. A halted vCPU waits for its interrupt in KVM_RUN.
+        for INIT and SIPI then, but the first, and a halted vCPU for its interrupt: in KVM_RUN.
         """
         return self.before_vcpus(_add_irqchip if kind == "full" else _add_local_apics)
 

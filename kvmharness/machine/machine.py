@@ -234,15 +234,16 @@ class Machine(Vm):
             # halted for an interrupt.
             vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
 
-    def run(self, timeout: float = 5.0, vcpu: int = 0) -> PayloadRun:
+    def run(self, timeout: float | None = 5.0, vcpu: int = 0) -> PayloadRun:
         """Run the payload of one vCPU on this thread, for at most `timeout` seconds.
 
-        MissingCapability for a confidential VM on an emulated host: no guest of it runs there.
+        With None there is no deadline. MissingCapability for a confidential VM on an emulated host:
+        no guest of it runs there.
         """
         self._check_guest_can_run()
         return run_payload(self.vcpus[vcpu], timeout)
 
-    def start(self, vcpu: int = 0, timeout: float = 5.0) -> VcpuThread:
+    def start(self, vcpu: int = 0, timeout: float | None = 5.0) -> VcpuThread:
         """Run the payload of one vCPU on a thread of its own, for at most `timeout` seconds.
 
         MissingCapability as run().
@@ -253,7 +254,7 @@ class Machine(Vm):
         self.threads.append(thread)
         return thread
 
-    def run_all(self, timeout: float = 5.0) -> list[PayloadRun]:
+    def run_all(self, timeout: float | None = 5.0) -> list[PayloadRun]:
         """Run all vCPUs at once, each on its thread, and return what each did, by index."""
         threads = [self.start(vcpu.id, timeout) for vcpu in self.vcpus]
         return [thread.join() for thread in threads]

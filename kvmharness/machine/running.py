@@ -44,7 +44,7 @@ class PayloadRun(Record):
 class VcpuThread:
     """A vCPU running its payload on a thread of its own; join() gives the PayloadRun."""
 
-    def __init__(self, vcpu: Vcpu, timeout: float) -> None:
+    def __init__(self, vcpu: Vcpu, timeout: float | None) -> None:
         self.vcpu = vcpu
         self.run = PayloadRun(ReportReader())
         self._timeout = timeout
@@ -60,7 +60,7 @@ class VcpuThread:
     def join(self) -> PayloadRun:
         """Wait for the end; raises what the thread raised, RunTimeout among it."""
         # KVM_RUN has the deadline; the margin is for a machine that is busy with other things.
-        self._thread.join(self._timeout + 10)
+        self._thread.join(None if self._timeout is None else self._timeout + 10)
         if self._thread.is_alive():
             raise RunTimeout(
                 f"the thread of vCPU {self.vcpu.id} is still inside KVM_RUN 10 s past its deadline"
@@ -93,15 +93,16 @@ class VcpuThread:
             self._error = error
 
 
-def run_payload(vcpu: Vcpu, timeout: float, run: PayloadRun | None = None) -> PayloadRun:
+def run_payload(vcpu: Vcpu, timeout: float | None, run: PayloadRun | None = None) -> PayloadRun:
     """Run `vcpu` until its payload finishes or something other than the protocol's ports exits.
 
-    Raises RunTimeout after `timeout` seconds in all, however many exits it takes.
+    Raises RunTimeout after `timeout` seconds in all, however many exits it takes; None is no
+    deadline.
     """
     run = PayloadRun(ReportReader()) if run is None else run
     start = time.monotonic()
     while True:
-        left = timeout - (time.monotonic() - start)
+        left = None if timeout is None else timeout - (time.monotonic() - start)
         try:
             run.exit = vcpu.run(left)
         except RunTimeout as error:

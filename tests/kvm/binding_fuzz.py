@@ -451,7 +451,7 @@ def tamed(world: World, label: str, given: dict[str, Any]) -> dict[str, Any]:
     """Take the edge off what would harm this machine, or is a raw door by name."""
     for name, value in given.items():
         given[name] = clamped(value, _MOST.get(name, SMALL if name.endswith("size") else 1 << 54))
-    if label.endswith(".run"):
+    if label.endswith((".run", ".run_until")):  # None would be no deadline
         given["timeout"] = 0.001
     if given.get("advice") in (100, 101):  # MADV_HWPOISON and MADV_SOFT_OFFLINE take pages away
         given["advice"] = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from kvmharness import Machine, RunTimeout, VmBuilder
-from kvmharness.kvm.exits import HltExit, IrqWindowExit
+from kvmharness.kvm.exits import HltExit, IoExit, IrqWindowExit
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.irqchip import Irqchip, MsiRoute, PinRoute, default_routes
 from kvmharness.machine import payload
@@ -436,3 +437,39 @@ def test_what_is_refused(talking: Machine, eventfd: int) -> None:
     assert vm.ioeventfd(eventfd, MMIO_GPA, 8, 1 << 20).errno_name == "EINVAL"
     assert vm.ioeventfd(-1, MMIO_GPA, 8).errno_name == "EBADF"
     assert vm.ioeventfd(talking, MMIO_GPA, 8).errno_name == "EINVAL"
+
+
+# ------------------------------------------------------------------ start-up of other processors
+
+#: INIT, then SIPI with vector 8, to all but oneself, by the local APIC's command register.
+START_OTHERS = bytes.fromhex(
+    "c7 87 00 03 00 00 00 45 0c 00"  # mov dword [rdi + 0x300], 0xc4500
+    "c7 87 00 03 00 00 08 46 0c 00"  # mov dword [rdi + 0x300], 0xc4608
+    "b0 01 e6 10"  # mov al, 1; out 0x10, al
+    "f4"  # hlt
+)
+STARTED = bytes.fromhex("b0 02 e6 10 f4")  # mov al, 2; out 0x10, al; hlt
+
+
+def test_a_processor_waits_for_its_start_up(vm_builder: Callable[..., VmBuilder]) -> None:
+    """Its thread is there first, waits in KVM_RUN, and runs from the SIPI's page on."""
+    builder = vm_builder().memory(0, 1 << 20, "anonymous").irqchip().vcpus(2)
+    with builder.code(START_OTHERS, "long", vcpu=0, rdi=0xFEE0_0000).build() as machine:
+        machine.write(0x8000, STARTED)
+        other = machine.start(vcpu=1, timeout=10)
+        time.sleep(0.05)
+        assert other.running
+        first = machine.run().exit
+        assert isinstance(first, IoExit)
+        assert first.data == b"\1"
+        started = other.join().exit
+        assert isinstance(started, IoExit)
+        assert started.data == b"\2"
+        assert machine.vcpus[1].get_mp_state() == lib.KVM_MP_STATE_RUNNABLE
+
+
+def test_a_processor_that_nobody_starts_says_so(vm_builder: Callable[..., VmBuilder]) -> None:
+    with vm_builder().memory(0, 1 << 20, "anonymous").irqchip().vcpus(1).build() as machine:
+        machine.vcpus[0].set_mp_state(lib.KVM_MP_STATE_UNINITIALIZED)
+        with pytest.raises(RunTimeout, match="it waits for INIT and SIPI"):
+            machine.vcpus[0].run(0.3)

@@ -73,6 +73,36 @@ def test_the_end_of_a_slice_is_not_the_deadline(vcpu: Vcpu, steps: list[Step]) -
     assert isinstance(vcpu.run(60), HltExit)
 
 
+def test_a_vcpu_that_waits_for_its_start_up_goes_on_when_woken(
+    vcpu: Vcpu, steps: list[Step]
+) -> None:
+    """KVM_RUN of an AP is EAGAIN when INIT and SIPI have come, and runs it the next time."""
+    steps += [-errno.EAGAIN, -errno.EAGAIN, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(1), HltExit)
+    assert steps == []
+
+
+def test_a_kick_ends_the_wait_for_the_start_up(vcpu: Vcpu, steps: list[Step]) -> None:
+    vcpu.kick()
+    steps.append(-errno.EAGAIN)
+    assert isinstance(vcpu.run(), InterruptedExit)
+
+
+def test_without_a_timeout_there_is_no_deadline(
+    vcpu: Vcpu, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    century = 100 * 365 * 86400 * 10**9
+    now = iter(range(0, 10 * century, century))
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(now))
+    steps += [-errno.ETIME, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(), HltExit)
+    steps += [-errno.ETIME, exits_with(lib.KVM_EXIT_HLT)]
+    assert isinstance(vcpu.run(timeout=None), HltExit)
+    steps.append(-errno.ETIME)
+    with pytest.raises(RunTimeout):
+        vcpu.run(60)
+
+
 def test_no_slice_is_longer_than_what_is_left(vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
 
@@ -95,6 +125,20 @@ def test_a_timeout_names_the_vcpu_and_the_seconds(vcpu: Vcpu, steps: list[Step])
         vcpu.run(1e-9)
 
 
+def test_a_timeout_of_a_vcpu_that_was_never_started_says_so(
+    vcpu: Vcpu, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(fd: int, request: int, argument: Any) -> int:
+        assert request == lib.KVM_GET_MP_STATE
+        argument.mp_state = lib.KVM_MP_STATE_UNINITIALIZED
+        return 0
+
+    monkeypatch.setattr(ioctl, "_issue", answer)
+    steps.append(-errno.ETIME)
+    with pytest.raises(RunTimeout, match="within 1e-09 s: it waits for INIT and SIPI from another"):
+        vcpu.run(1e-9)
+
+
 @pytest.mark.parametrize("number", [errno.EFAULT, 133])
 def test_a_memory_fault_comes_with_an_errno(vcpu: Vcpu, steps: list[Step], number: int) -> None:
     steps.append(exits_with(lib.KVM_EXIT_MEMORY_FAULT, -number))
@@ -110,7 +154,7 @@ def test_an_efault_without_the_exit_is_an_error(vcpu: Vcpu, steps: list[Step]) -
         vcpu.run(1)
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOEXEC, errno.EAGAIN])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOEXEC])
 def test_other_failures_are_errors(vcpu: Vcpu, steps: list[Step], number: int) -> None:
     steps.append(exits_with(lib.KVM_EXIT_MEMORY_FAULT, -number))
     with pytest.raises(KvmError) as failed:
