@@ -15,22 +15,22 @@ _TDX_VALUES = 5
 class AnswersCalls:
     """Answers to exits, written to struct kvm_run. HarnessError once the vCPU is closed."""
 
-    kvm_run: Any
+    _open_run: Any
 
     def complete_hyperv(self, result: int) -> None:
         """Answer a HypervCallExit: the call's result value."""
-        self.kvm_run.hyperv.u.hcall.result = u64("result", result)
+        self._open_run.hyperv.u.hcall.result = u64("result", result)
 
     def complete_xen(self, result: int) -> None:
         """Answer a XenExit: what the guest finds in RAX."""
-        self.kvm_run.xen.u.hcall.result = u64("result", result)
+        self._open_run.xen.u.hcall.result = u64("result", result)
 
     def complete_tdx(self, status: int, *values: int) -> None:
         """Answer a TdxExit: `status` is the guest's R10, `values` the outputs the call has.
 
         GetTdVmCallInfo's are leaf, R11, R12, R13 and R14. What is not given stays.
         """
-        answer = self.kvm_run.tdx.unknown
+        answer = self._open_run.tdx.unknown
         outputs = [u64("values", value) for value in numbers("values", values, _TDX_VALUES)]
         answer.ret = u64("status", status)
         for index, value in enumerate(outputs):
@@ -42,10 +42,10 @@ class AnswersCalls:
         `npages` says with ENOSPC how many pages the certificates take.
         """
         answer = make("struct kvm_exit_snp_req_certs *", ret=status, npages=npages or 0)
-        self.kvm_run.snp_req_certs.ret = answer.ret
+        self._open_run.snp_req_certs.ret = answer.ret
         if npages is not None:
-            self.kvm_run.snp_req_certs.npages = answer.npages
+            self._open_run.snp_req_certs.npages = answer.npages
 
     def request_interrupt_window(self, wanted: bool = True) -> None:
         """Have KVM_RUN end as IrqWindowExit when the guest takes interrupts; without an irqchip."""
-        self.kvm_run.request_interrupt_window = int(wanted)
+        self._open_run.request_interrupt_window = int(wanted)

@@ -61,7 +61,7 @@ class VmCoalescedCalls:
 class VcpuCoalescedCalls:
     """The ring, which all vCPUs of a VM share; each has it in its mapping."""
 
-    kvm_run: Any
+    _open_run: Any
     _mapping: Mapping
 
     def coalesced_writes(self) -> list[CoalescedWrite]:
@@ -69,7 +69,7 @@ class VcpuCoalescedCalls:
         offset = int(lib.KVM_COALESCED_MMIO_PAGE_OFFSET) * PAGE_SIZE
         if self._mapping.size < offset + PAGE_SIZE:
             raise KernelFault(f"no ring in the {self._mapping.size:#x} bytes of a vCPU's mapping")
-        start = ffi.cast("char *", self.kvm_run) + offset
+        start = ffi.cast("char *", self._open_run) + offset
         return take_writes(ffi.cast(f"{_RING} *", start))
 
 

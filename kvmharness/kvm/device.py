@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno, OwnedFd
-from kvmharness.kvm.fenced import fenced_copy
-from kvmharness.kvm.ffi import ffi
-from kvmharness.kvm.fields import make
+from kvmharness.kvm.fenced import FencedBuffer
+from kvmharness.kvm.fields import Buffer, any_bytes, make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
+from kvmharness.kvm.structs import Struct
 
 
 def device_attr(fd: HasFileno, name: str, group: int, attr: int, address: int) -> Result[int]:
@@ -25,18 +23,25 @@ def device_attr(fd: HasFileno, name: str, group: int, attr: int, address: int) -
 
 def get_device_attr_u64(fd: HasFileno, group: int, attr: int) -> Result[int]:
     """KVM_GET_DEVICE_ATTR of an attribute that is one u64. EFAULT: it is longer."""
-    value = ffi.new("__u64 *")
-    result = _through_fence(fd, "KVM_GET_DEVICE_ATTR", group, attr, value)
-    return result.with_value(int(value[0]))
+    result = _get_attr(fd, group, attr, 8)
+    return result.with_value(int.from_bytes(result.value or b"", "little"))
 
 
-def _through_fence(fd: HasFileno, name: str, group: int, attr: int, value: Any) -> Result[int]:
-    """Pass an attribute's value to or from the kernel, which alone knows how long it is.
+# The kernel alone knows how long a value is. It goes through a buffer with a fence behind it: what
+# is too short is EFAULT, and no overrun.
 
-    It goes through a buffer with a fence behind it: what is too short is EFAULT, and no overrun.
-    """
-    with fenced_copy(value) as address:
-        return device_attr(fd, name, group, attr, address)
+
+def _get_attr(fd: HasFileno, group: int, attr: int, size: int) -> Result[bytes]:
+    with FencedBuffer(size) as value:
+        result = device_attr(fd, "KVM_GET_DEVICE_ATTR", group, attr, value.address)
+        return result.with_value(value.read())
+
+
+def _set_attr(fd: HasFileno, group: int, attr: int, value: Buffer | Struct) -> Result[int]:
+    given = bytes(value) if isinstance(value, Struct) else any_bytes("value", value)
+    with FencedBuffer(len(given)) as copy:
+        copy.write(given)
+        return device_attr(fd, "KVM_SET_DEVICE_ATTR", group, attr, copy.address)
 
 
 class DeviceTry:
@@ -45,19 +50,16 @@ class DeviceTry:
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    def set_attr(self, group: int, attr: int, value: Any) -> Result[int]:
-        """KVM_SET_DEVICE_ATTR: `value` is a cffi pointer to the attribute's value.
+    def set_attr(self, group: int, attr: int, value: Buffer | Struct) -> Result[int]:
+        """KVM_SET_DEVICE_ATTR: `value` is the attribute's, any buffer or a struct.
 
         EFAULT: it is shorter than the attribute.
         """
-        return _through_fence(self._device, "KVM_SET_DEVICE_ATTR", group, attr, value)
+        return _set_attr(self._device, group, attr, value)
 
-    def get_attr(self, group: int, attr: int, value: Any) -> Result[int]:
-        """KVM_GET_DEVICE_ATTR: the kernel fills what the cffi pointer `value` points to.
-
-        EFAULT: it is shorter than the attribute.
-        """
-        return _through_fence(self._device, "KVM_GET_DEVICE_ATTR", group, attr, value)
+    def get_attr(self, group: int, attr: int, size: int) -> Result[bytes]:
+        """KVM_GET_DEVICE_ATTR of an attribute of `size` bytes. EFAULT: it is longer."""
+        return _get_attr(self._device, group, attr, size)
 
     def has_attr(self, group: int, attr: int) -> Result[int]:
         """KVM_HAS_DEVICE_ATTR: 0 if the device has the attribute, ENXIO if not."""

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.cpuid import Cpuid, get_cpuid
 from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ffi import ffi
-from kvmharness.kvm.hyperv import supported_hv_cpuid
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.msrs import read_msrs
 from kvmharness.kvm.result import Result
@@ -28,9 +27,9 @@ class FeaturesTry:
         """
         return read_msrs(self._kvm, indices)
 
-    def get_supported_hv_cpuid(self) -> Result[Any]:
-        """KVM_GET_SUPPORTED_HV_CPUID (KVM_CAP_SYS_HYPERV_CPUID): a ``struct kvm_cpuid2 *``."""
-        return supported_hv_cpuid(self._kvm)
+    def get_supported_hv_cpuid(self) -> Result[Cpuid]:
+        """KVM_GET_SUPPORTED_HV_CPUID (KVM_CAP_SYS_HYPERV_CPUID): the leaves from 0x40000000 on."""
+        return get_cpuid(self._kvm, "KVM_GET_SUPPORTED_HV_CPUID")
 
     def get_mce_cap_supported(self) -> Result[int]:
         """KVM_X86_GET_MCE_CAP_SUPPORTED: the bits that Vcpu.setup_mce takes."""

@@ -8,9 +8,14 @@ or that struct has to hold before, since the kernel reads and writes by the type
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvmharness.kvm.ffi import ffi
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as Buffer
+else:  # its name in Python before 3.12 is known to type checkers alone
+    Buffer = bytes | bytearray | memoryview
 
 _CDATA = ffi.CData
 _U32 = (1 << 32) - 1
@@ -79,29 +84,30 @@ def fd_number(name: str, fd: Any) -> int:
     return int(number) & _U32
 
 
-def bytes_up_to(name: str, data: Any, size: int) -> bytes:
+def bytes_up_to(name: str, data: Buffer, size: int) -> bytes:
     """Return `data`, any buffer, as bytes for a field of `size` bytes; shorter is padded by zeros.
 
     ValueError, naming the field, when it is longer.
     """
-    given = _bytes_of(name, data)
+    given = any_bytes(name, data)
     if len(given) > size:
         raise ValueError(f"{name} has {size} bytes; {len(given)} were given")
     return given
 
 
-def bytes_exactly(name: str, data: Any, size: int) -> bytes:
+def bytes_exactly(name: str, data: Buffer, size: int) -> bytes:
     """Return `data`, any buffer, as the `size` bytes that the kernel reads.
 
     ValueError, naming the field, when it is shorter or longer.
     """
-    given = _bytes_of(name, data)
+    given = any_bytes(name, data)
     if len(given) != size:
         raise ValueError(f"{name} has to be {size} bytes; {len(given)} were given")
     return given
 
 
-def _bytes_of(name: str, data: Any) -> bytes:
+def any_bytes(name: str, data: Buffer) -> bytes:
+    """Return what any buffer holds. TypeError, naming the argument, for what is none."""
     if isinstance(data, bytes):
         return data
     try:

@@ -3,24 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.cpuid import Cpuid, get_cpuid
 from kvmharness.kvm.fd import HasFileno
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.fields import make
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
-
-#: Room enough: KVM has a dozen leaves.
-_CPUID_ENTRIES = 256
-
-
-def supported_hv_cpuid(fd: HasFileno) -> Result[Any]:
-    """Issue KVM_GET_SUPPORTED_HV_CPUID on /dev/kvm or a vCPU."""
-    cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": _CPUID_ENTRIES})
-    cpuid.nent = _CPUID_ENTRIES
-    return ioctl.call(fd.fileno(), "KVM_GET_SUPPORTED_HV_CPUID", cpuid).with_value(cpuid)
 
 
 class VcpuHypervTry:
@@ -28,9 +17,9 @@ class VcpuHypervTry:
 
     _vcpu: HasFileno
 
-    def get_supported_hv_cpuid(self) -> Result[Any]:
-        """KVM_GET_SUPPORTED_HV_CPUID on the vCPU: a ``struct kvm_cpuid2 *``."""
-        return supported_hv_cpuid(self._vcpu)
+    def get_supported_hv_cpuid(self) -> Result[Cpuid]:
+        """KVM_GET_SUPPORTED_HV_CPUID on the vCPU: the leaves from 0x40000000 on."""
+        return get_cpuid(self._vcpu, "KVM_GET_SUPPORTED_HV_CPUID")
 
 
 class VcpuHypervCalls:

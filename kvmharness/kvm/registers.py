@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Iterable, MutableSequence
 from typing import Any
 
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry, get_cpuid, set_cpuid
 from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import make
@@ -14,9 +15,6 @@ from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, array, get, inside, put
 from kvmharness.record import Record
-
-#: What KVM itself has room for (KVM_MAX_CPUID_ENTRIES).
-_CPUID_ENTRIES = 256
 
 
 class Regs(Struct, kind="kvm_regs"):
@@ -66,6 +64,29 @@ class DescriptorTable(Struct, kind="kvm_dtable"):
     limit: int = 0
 
 
+class Sregs(Struct, kind="kvm_sregs"):
+    """struct kvm_sregs: system registers; `interrupt_bitmap` has the vector that is pending."""
+
+    cs: Segment = inside(Segment)
+    ds: Segment = inside(Segment)
+    es: Segment = inside(Segment)
+    fs: Segment = inside(Segment)
+    gs: Segment = inside(Segment)
+    ss: Segment = inside(Segment)
+    tr: Segment = inside(Segment)
+    ldt: Segment = inside(Segment)
+    gdt: DescriptorTable = inside(DescriptorTable)
+    idt: DescriptorTable = inside(DescriptorTable)
+    cr0: int = 0
+    cr2: int = 0
+    cr3: int = 0
+    cr4: int = 0
+    cr8: int = 0
+    efer: int = 0
+    apic_base: int = 0
+    interrupt_bitmap: MutableSequence[int] = array()
+
+
 class Sregs2(Struct, kind="kvm_sregs2"):
     """struct kvm_sregs2: system registers; `pdptrs` count with KVM_SREGS2_FLAGS_PDPTRS_VALID."""
 
@@ -100,9 +121,25 @@ class Translation(Record, frozen=True):
 
 
 class RegistersTry:
-    """The calls for registers beyond KVM_GET_REGS and KVM_GET_SREGS, each giving a Result."""
+    """The calls for registers, each giving a Result."""
 
     _vcpu: HasFileno
+
+    def get_regs(self) -> Result[Regs]:
+        """KVM_GET_REGS: the general registers, RIP and RFLAGS."""
+        return get(self._vcpu, "KVM_GET_REGS", Regs)
+
+    def set_regs(self, regs: Regs) -> Result[int]:
+        """KVM_SET_REGS. EINVAL: the state is the guest's secret."""
+        return put(self._vcpu, "KVM_SET_REGS", regs, Regs)
+
+    def get_sregs(self) -> Result[Sregs]:
+        """KVM_GET_SREGS: segments, control registers, EFER."""
+        return get(self._vcpu, "KVM_GET_SREGS", Sregs)
+
+    def set_sregs(self, sregs: Sregs) -> Result[int]:
+        """KVM_SET_SREGS. EINVAL: an impossible combination."""
+        return put(self._vcpu, "KVM_SET_SREGS", sregs, Sregs)
 
     def get_sregs2(self) -> Result[Sregs2]:
         """KVM_GET_SREGS2 (5.14): segments, control registers, PDPTRs."""
@@ -112,11 +149,16 @@ class RegistersTry:
         """KVM_SET_SREGS2. EINVAL: an impossible combination, or unknown flags."""
         return put(self._vcpu, "KVM_SET_SREGS2", sregs, Sregs2)
 
-    def get_cpuid2(self) -> Result[Any]:
-        """KVM_GET_CPUID2: what was set, as the guest sees it now; a ``struct kvm_cpuid2 *``."""
-        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": _CPUID_ENTRIES})
-        cpuid.nent = _CPUID_ENTRIES
-        return ioctl.call(self._vcpu.fileno(), "KVM_GET_CPUID2", cpuid).with_value(cpuid)
+    def get_cpuid2(self) -> Result[Cpuid]:
+        """KVM_GET_CPUID2: what was set, as the guest sees it now."""
+        return get_cpuid(self._vcpu, "KVM_GET_CPUID2")
+
+    def set_cpuid2(self, cpuid: Iterable[CpuidEntry]) -> Result[int]:
+        """KVM_SET_CPUID2 of a Cpuid or other entries, such as ``Kvm.get_supported_cpuid()``.
+
+        E2BIG: more than 256. EINVAL: what KVM does not allow, or the vCPU ran with another.
+        """
+        return set_cpuid(self._vcpu, "KVM_SET_CPUID2", cpuid)
 
     def translate(self, address: int) -> Result[Translation]:
         """KVM_TRANSLATE: walk the guest's page tables for the linear `address`."""
@@ -171,9 +213,14 @@ class RegistersTry:
 class RegistersCalls:
     """The raising forms of RegistersTry."""
 
+    get_regs = raising(RegistersTry.get_regs)
+    set_regs = raising(RegistersTry.set_regs)
+    get_sregs = raising(RegistersTry.get_sregs)
+    set_sregs = raising(RegistersTry.set_sregs)
     get_sregs2 = raising(RegistersTry.get_sregs2)
     set_sregs2 = raising(RegistersTry.set_sregs2)
     get_cpuid2 = raising(RegistersTry.get_cpuid2)
+    set_cpuid2 = raising(RegistersTry.set_cpuid2)
     translate = raising(RegistersTry.translate)
     get_one_reg = raising(RegistersTry.get_one_reg)
     set_one_reg = raising(RegistersTry.set_one_reg)

@@ -68,7 +68,7 @@ def _get(name: str, data: Any, owner: Any, inside: type[Struct] | None) -> Any:
         return Array(name, data, owner, inside)
     if inside is None:
         raise TypeError(f"{name} is a {kind.cname}: its class is not said")
-    return inside.at(data, owner)
+    return inside._at(data, owner)
 
 
 def _copied(name: str, data: Any, value: Any, inside: type[Struct] | None) -> bool:
@@ -242,7 +242,7 @@ class Struct(metaclass=StructType):
     __slots__ = ("_owner", "pointer")
 
     def __init__(self, **fields: Any) -> None:
-        #: The cffi pointer, for an ioctl.
+        #: The cffi pointer: what an ioctl takes, and for `raw_ioctl` a way around the types.
         self.pointer = self._owner = ffi.new(type(self).pointer_type)
         for name, value in fields.items():
             if name not in type(self).fields:
@@ -260,7 +260,7 @@ class Struct(metaclass=StructType):
         return made
 
     @classmethod
-    def at(cls, data: Any, owner: Any) -> Self:
+    def _at(cls, data: Any, owner: Any) -> Self:
         """Refer to a cffi struct that `owner` keeps."""
         made = cls.__new__(cls)
         made.pointer = ffi.addressof(data)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 from kvmharness.errors import MissingCapability
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.caps import Cap, check_extension
+from kvmharness.kvm.cpuid import Cpuid, get_cpuid
 from kvmharness.kvm.device import device_attr, get_device_attr_u64
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.features import FeaturesCalls, FeaturesTry
@@ -22,8 +23,6 @@ from kvmharness.kvm.vmtypes import VmType
 
 V = TypeVar("V", bound=Vm)
 
-#: KVM_GET_SUPPORTED_CPUID's buffer: what KVM itself has room for (KVM_MAX_CPUID_ENTRIES).
-_CPUID_ENTRIES = 256
 _MSR_INDICES = 1024
 
 
@@ -58,8 +57,8 @@ class KvmTry(FeaturesTry):
     def create_vm(
         self,
         vm_type: VmType | int | str = VmType.DEFAULT,
-        kind: Callable[[int, int, int], Any] = Vm,
-    ) -> Result[Any]:
+        kind: Callable[[int, int, int], V] = Vm,  # type: ignore[assignment]
+    ) -> Result[V]:
         """KVM_CREATE_VM: `vm_type` is passed as it is. EINVAL: the host does not offer the type.
 
         A name (``snp``) is looked up; ValueError, with the names there are, for none of them.
@@ -71,16 +70,17 @@ class KvmTry(FeaturesTry):
         result = ioctl.call(self._kvm.fileno(), "KVM_CREATE_VM", int(vm_type))
         if not result.ok:
             meaning = self._kvm.why_not_made(vm_type) if result.errno == errno.EINVAL else ""
-            return result.with_value(None).replaced(meaning=meaning)
+            failed: Result[V] = result.with_value(None).replaced(meaning=meaning)  # type: ignore[assignment]
+            return failed
         return result.with_value(kind(result.ret, mmap_size, int(vm_type)))
 
-    def get_supported_cpuid(self) -> Result[Any]:
-        """KVM_GET_SUPPORTED_CPUID: the value is a ``struct kvm_cpuid2 *`` for KVM_SET_CPUID2."""
-        return self._cpuid("KVM_GET_SUPPORTED_CPUID")
+    def get_supported_cpuid(self) -> Result[Cpuid]:
+        """KVM_GET_SUPPORTED_CPUID: what KVM can give a vCPU, beside what the host happens to be."""
+        return get_cpuid(self._kvm, "KVM_GET_SUPPORTED_CPUID")
 
-    def get_emulated_cpuid(self) -> Result[Any]:
-        """KVM_GET_EMULATED_CPUID: CPUID features that KVM emulates; ``struct kvm_cpuid2 *``."""
-        return self._cpuid("KVM_GET_EMULATED_CPUID")
+    def get_emulated_cpuid(self) -> Result[Cpuid]:
+        """KVM_GET_EMULATED_CPUID: CPUID features that KVM emulates."""
+        return get_cpuid(self._kvm, "KVM_GET_EMULATED_CPUID")
 
     def get_msr_index_list(self) -> Result[list[int]]:
         """KVM_GET_MSR_INDEX_LIST: the MSRs that KVM_GET_MSRS and KVM_SET_MSRS take."""
@@ -97,11 +97,6 @@ class KvmTry(FeaturesTry):
     def get_device_attr_u64(self, group: int, attr: int) -> Result[int]:
         """KVM_GET_DEVICE_ATTR on /dev/kvm of a u64, such as KVM_X86_GRP_SEV's VMSA features."""
         return get_device_attr_u64(self._kvm, group, attr)
-
-    def _cpuid(self, name: str) -> Result[Any]:
-        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": _CPUID_ENTRIES})
-        cpuid.nent = _CPUID_ENTRIES
-        return ioctl.call(self._kvm.fileno(), name, cpuid).with_value(cpuid)
 
     def _msr_list(self, name: str) -> Result[list[int]]:
         indices = ffi.new("struct kvm_msr_list *", {"indices": _MSR_INDICES})

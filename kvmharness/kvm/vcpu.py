@@ -22,18 +22,21 @@ from kvmharness.kvm.exit_reader import exit_of
 from kvmharness.kvm.exits import AnyExit, InterruptedExit, IoExit, MmioExit
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, u64
+from kvmharness.kvm.fields import bytes_up_to, make, u64
 from kvmharness.kvm.fpu import FpuCalls, FpuTry
 from kvmharness.kvm.hyperv import VcpuHypervCalls, VcpuHypervTry
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.lapic import LapicCalls, LapicTry
 from kvmharness.kvm.mapping import MAP_SHARED, map_memory
 from kvmharness.kvm.mce import McheckCalls, McheckTry
+from kvmharness.kvm.memory_encrypt import TdxCommand, memory_encrypt_op
 from kvmharness.kvm.memslots import Memslots
 from kvmharness.kvm.nested import NestedCalls, NestedTry
 from kvmharness.kvm.registers import RegistersCalls, RegistersTry
 from kvmharness.kvm.result import KvmError, Result
+from kvmharness.kvm.run_page import KvmRun
 from kvmharness.kvm.stats import VcpuStatsCalls, VcpuStatsTry
+from kvmharness.kvm.structs import Struct, of_type
 from kvmharness.kvm.until import Stretch, Until
 
 EHWPOISON = 133  # not in Python 3.11's errno; asm-generic/errno.h
@@ -55,10 +58,6 @@ _RUN_MEANING = {
 }
 
 _thread_id = lib.kvmh_thread_id
-_regs = pointer_to("kvm_regs")
-_sregs = pointer_to("kvm_sregs")
-_cpuid2 = pointer_to("kvm_cpuid2")
-_tdx_command = pointer_to("kvm_tdx_cmd")
 
 #: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
 _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
@@ -102,33 +101,6 @@ class VcpuTry(
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._vcpu = vcpu
-
-    def _get(self, name: str, kind: str) -> Result[Any]:
-        data = ffi.new(f"struct {kind} *")
-        return ioctl.call(self._vcpu.fileno(), name, data).with_value(data)
-
-    def get_regs(self) -> Result[Any]:
-        """KVM_GET_REGS: the value is a ``struct kvm_regs *``."""
-        return self._get("KVM_GET_REGS", "kvm_regs")
-
-    def set_regs(self, regs: Any) -> Result[int]:
-        """KVM_SET_REGS of a ``struct kvm_regs *``."""
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_REGS", _regs(regs))
-
-    def get_sregs(self) -> Result[Any]:
-        """KVM_GET_SREGS: segments, control registers, EFER; a ``struct kvm_sregs *``."""
-        return self._get("KVM_GET_SREGS", "kvm_sregs")
-
-    def set_sregs(self, sregs: Any) -> Result[int]:
-        """KVM_SET_SREGS of a ``struct kvm_sregs *``. EINVAL: an impossible combination."""
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_SREGS", _sregs(sregs))
-
-    def set_cpuid2(self, cpuid: Any) -> Result[int]:
-        """KVM_SET_CPUID2 of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``.
-
-        ValueError if its nent says more entries than it was made with.
-        """
-        return ioctl.call(self._vcpu.fileno(), "KVM_SET_CPUID2", _cpuid2(cpuid))
 
     def get_msrs(self, indices: Iterable[int]) -> Result[dict[int, int]]:
         """KVM_GET_MSRS: the value maps each index that could be read to its contents.
@@ -179,16 +151,16 @@ class VcpuTry(
         state = make("struct kvm_mp_state *", mp_state=value)
         return ioctl.call(self._vcpu.fileno(), "KVM_SET_MP_STATE", state)
 
-    def memory_encrypt_op(self, command: Any, *, show: Any = None, name: str = "") -> Result[int]:
-        """KVM_MEMORY_ENCRYPT_OP on the vCPU: `command` is a struct kvm_tdx_cmd *."""
-        return ioctl.call(
-            self._vcpu.fileno(),
-            "KVM_MEMORY_ENCRYPT_OP",
-            _tdx_command(command),
-            show=show,
-            command=name,
-            fw_error=lambda: int(command.hw_error),
-        )
+    def memory_encrypt_op(
+        self, command: TdxCommand, *, show: Struct | None = None, name: str = ""
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP on the vCPU, which a TD's takes.
+
+        `show` and `name` are for a trace: what `command` points to, and the sub-command's name.
+        """
+        of_type(TdxCommand, command)
+        shown = None if show is None else show.pointer
+        return memory_encrypt_op(self._vcpu, command, shown, name)
 
 
 class Vcpu(
@@ -239,16 +211,16 @@ class Vcpu(
         return VcpuTry(self)
 
     @property
-    def kvm_run(self) -> Any:
-        """The mapped ``struct kvm_run *``. HarnessError once the vCPU is closed."""
+    def kvm_run(self) -> KvmRun:
+        """The run page, typed. HarnessError once the vCPU is closed, also from one kept."""
+        self._check_open()
+        return KvmRun.mapped(self._mapping)
+
+    @property
+    def _open_run(self) -> Any:
         self._check_open()
         return self._kvm_run
 
-    get_regs = raising(VcpuTry.get_regs)
-    set_regs = raising(VcpuTry.set_regs)
-    get_sregs = raising(VcpuTry.get_sregs)
-    set_sregs = raising(VcpuTry.set_sregs)
-    set_cpuid2 = raising(VcpuTry.set_cpuid2)
     get_msrs = raising(VcpuTry.get_msrs)
     set_msrs = raising(VcpuTry.set_msrs)
     pre_fault_memory = raising(VcpuTry.pre_fault_memory)
@@ -464,7 +436,7 @@ class Vcpu(
         where = f"vCPU {self.id}"
         regs = self.try_.get_regs()
         if regs.ok and regs.value is not None:
-            where += f", rip {int(regs.value.rip):#x}{self._gpa_of(int(regs.value.rip))}"
+            where += f", rip {regs.value.rip:#x}{self._gpa_of(regs.value.rip)}"
         if self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT:
             fault = self._kvm_run.memory_fault
             where += f", the last fault at gpa {int(fault.gpa):#x} (size {int(fault.size):#x})"
@@ -476,7 +448,7 @@ class Vcpu(
         sregs = self.try_.get_sregs()
         if not sregs.ok or sregs.value is None:
             return ""
-        linear = rip + int(sregs.value.cs.base) & (2**64 - 1)
+        linear = rip + sregs.value.cs.base & (2**64 - 1)
         where = make("struct kvm_translation *", linear_address=linear)
         if not ioctl.call(self.fileno(), "KVM_TRANSLATE", where).ok or not where.valid:
             return ""
@@ -491,7 +463,7 @@ class Vcpu(
         where = ""
         regs = self.try_.get_regs()
         if regs.ok and regs.value is not None:
-            where = f", rip {int(regs.value.rip):#x}"
+            where = f", rip {regs.value.rip:#x}"
         return (
             f"vCPU {self.id} did not exit within {timeout:g} s{where}: the guest loops, waits for "
             "an interrupt that never comes, or the kernel loops inside KVM_RUN"

@@ -19,22 +19,21 @@ from kvmharness.kvm.dirty import VmDirtyCalls, VmDirtyTry
 from kvmharness.kvm.fd import HasFileno, OwnedFd
 from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import fd_number, make, pointer_to, u64
+from kvmharness.kvm.fields import fd_number, make, u64
 from kvmharness.kvm.fpu import XSAVE_SIZE
 from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.hyperv import VmHypervCalls, VmHypervTry
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.irqchip import IrqchipCalls, IrqchipTry
 from kvmharness.kvm.mapping import PAGE_SIZE, Mapping, mappings_in
+from kvmharness.kvm.memory_encrypt import SevCommand, TdxCommand, memory_encrypt_op
 from kvmharness.kvm.memslots import Bindable, Memslots
 from kvmharness.kvm.mmu import MmuCalls, MmuTry
 from kvmharness.kvm.pmu import PmuCalls, PmuTry
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.stats import VmStatsCalls, VmStatsTry
+from kvmharness.kvm.structs import Struct
 from kvmharness.kvm.vcpu import Vcpu
-
-_sev_command = pointer_to("kvm_sev_cmd")
-_tdx_command = pointer_to("kvm_tdx_cmd")
 
 #: A GuestMemfd, an fd of another kind, or a bare number.
 _Fd = HasFileno | int
@@ -321,25 +320,20 @@ class VmTry(
 
     # -------------------------------------------------------------- confidential VMs
 
-    def memory_encrypt_op(self, command: Any, *, show: Any = None, name: str = "") -> Result[int]:
-        """KVM_MEMORY_ENCRYPT_OP: `command` is a struct kvm_sev_cmd * or kvm_tdx_cmd *.
+    def memory_encrypt_op(
+        self, command: SevCommand | TdxCommand, *, show: Struct | None = None, name: str = ""
+    ) -> Result[int]:
+        """KVM_MEMORY_ENCRYPT_OP: what the VM's type takes of launch commands.
 
         ENOTTY on VMs that have no launch commands. The firmware's code is read back after
         success and failure alike. In a trace, `show` is decoded in the command's place and
         `name` is the sub-command's. What `command` points to by its data is a value like any other.
         """
-        try:
-            field = "error" if _sev_command(command) else ""
-        except TypeError:
-            field = "hw_error" if _tdx_command(command) else ""
-        return ioctl.call(
-            self._vm.fileno(),
-            "KVM_MEMORY_ENCRYPT_OP",
-            command,
-            show=show,
-            command=name,
-            fw_error=lambda: int(getattr(command, field)),
-        )
+        if not isinstance(command, (SevCommand, TdxCommand)):
+            kind = type(command).__name__
+            raise TypeError(f"a SevCommand or a TdxCommand is required, not {kind}")
+        shown = None if show is None else show.pointer
+        return memory_encrypt_op(self._vm, command, shown, name)
 
     def memory_encrypt_region(
         self, address: int, size: int, *, register: bool = True

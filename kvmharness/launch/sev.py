@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import errno
 from enum import IntEnum, IntFlag
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kvmharness.errors import KernelFault
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import bytes_exactly, bytes_up_to, make
+from kvmharness.kvm.fields import Buffer, bytes_exactly, bytes_up_to
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.launch.sev_command import SevCommands, SevCommandTry
-from kvmharness.launch.source import SourceBuffer, source_address
+from kvmharness.launch.sev_structs import SnpLaunchFinish, SnpLaunchStart, SnpLaunchUpdate
+from kvmharness.launch.source import Source, lent
+
+if TYPE_CHECKING:
+    from kvmharness.kvm.system import Kvm
 
 
 class PageType(IntEnum):
@@ -49,11 +53,19 @@ _ID_BLOCK_BYTES = 96
 _ID_AUTH_BYTES = 4096
 
 
+_UPDATE_MEANING = {
+    errno.EIO: "KVM could not populate the first page: it is not private, was populated before, "
+    "lies past the slot's end, or its source can't be read",
+    errno.EINVAL: "before LAUNCH_START, or a size, type, flags or source that is not allowed, or "
+    "no guest_memfd slot there",
+}
+
+
 class SnpTry(SevCommandTry):
     """The launch commands of an SNP VM, each giving a Result. Values reach KVM unchecked."""
 
     def launch_start(
-        self, policy: int = DEFAULT_POLICY, *, gosvw: bytes = b"", flags: int = 0
+        self, policy: int = DEFAULT_POLICY, *, gosvw: Buffer = b"", flags: int = 0
     ) -> Result[int]:
         """KVM_SEV_SNP_LAUNCH_START: create the guest context under `policy` and bind the ASID.
 
@@ -61,10 +73,9 @@ class SnpTry(SevCommandTry):
         second start, flags, policy bits the host does not offer, or bit 17 not one; EIO: the
         firmware refused.
         """
-        parameters = make(
-            "struct kvm_sev_snp_launch_start *",
+        parameters = SnpLaunchStart(
             policy=policy,
-            gosvw=bytes_up_to("gosvw", gosvw, 16),
+            gosvw=bytes_up_to("gosvw", gosvw, 16).ljust(16, b"\0"),
             flags=flags,
         )
         return self._command("KVM_SEV_SNP_LAUNCH_START", parameters)
@@ -74,14 +85,18 @@ class SnpTry(SevCommandTry):
         gpa: int,
         size: int,
         *,
-        source: SourceBuffer | int | None,
+        source: Source,
         type: int,  # noqa: A002 (the field's name)
         flags: int = 0,
     ) -> Result[int]:
         """KVM_SEV_SNP_LAUNCH_UPDATE: populate `size` bytes from `gpa` (bytes) once.
 
-        `source` is a SourceBuffer, a user address in bytes, or None for NULL; `type` a PageType.
-        ``written_back`` is (gpa, source address, size) as the kernel leaves them, all in bytes: it
+        `source` is a SourceBuffer, a Mapping, any other buffer, a user address in bytes, or None
+        for NULL; `type` a PageType. Of a buffer the kernel gets a copy, padded to whole pages; what
+        the firmware corrects in a CPUID page comes back into one that can be written to.
+
+        ``written_back`` is (gpa, source address, size) as the kernel leaves them, all in bytes, of
+        a buffer the offset in it for the address: it
         advances them by what it populated, and only when it returns 0. Success with a size left
         is partial progress: the error that stopped it is lost until the next call. `gpa` goes to
         the kernel as a gfn, its lower 12 bits dropped.
@@ -91,37 +106,24 @@ class SnpTry(SevCommandTry):
         slot. EIO: the firmware refused (``fw_error``), or with ``fw_error`` 0 KVM did: not
         private, populated before, past the slot's end, source not readable.
         """
-        parameters = make(
-            "struct kvm_sev_snp_launch_update *",
-            gfn_start=gpa // PAGE_SIZE,
-            uaddr=source_address(source),
-            len=size,
-            type=type,
-            flags=flags,
-        )
-        result = self._command(
-            "KVM_SEV_SNP_LAUNCH_UPDATE",
-            parameters,
-            meaning={
-                errno.EIO: "KVM could not populate the first page: it is not private, was "
-                "populated before, lies past the slot's end, or its source can't be read",
-                errno.EINVAL: "before LAUNCH_START, or a size, type, flags or source that is not "
-                "allowed, or no guest_memfd slot there",
-            },
-        )
+        with lent(source) as (address, start):
+            parameters = SnpLaunchUpdate(
+                gfn_start=gpa // PAGE_SIZE, uaddr=address, len=size, type=type, flags=flags
+            )
+            result = self._command("KVM_SEV_SNP_LAUNCH_UPDATE", parameters, _UPDATE_MEANING)
         written_back = (
-            int(parameters.gfn_start) * PAGE_SIZE,
-            int(parameters.uaddr),
-            int(parameters.len),
+            parameters.gfn_start * PAGE_SIZE,
+            parameters.uaddr - start,
+            parameters.len,
         )
         return result.replaced(written_back=written_back)
 
     def launch_finish(
         self,
         *,
-        host_data: bytes = b"",
-        id_block: bytes | None = None,
-        id_auth: bytes | None = None,
+        host_data: Buffer = b"",
+        id_block: Buffer | None = None,
+        id_auth: Buffer | None = None,
         auth_key_en: bool = False,
         vcek_disabled: bool = False,
         flags: int = 0,
@@ -143,13 +145,12 @@ class SnpTry(SevCommandTry):
                 copy = ffi.new("char[]", bytes_exactly(name, block, size))
                 keep.append(copy)
                 addresses[f"{name}_uaddr"] = int(ffi.cast("uintptr_t", copy))
-        parameters = make(
-            "struct kvm_sev_snp_launch_finish *",
+        parameters = SnpLaunchFinish(
             **addresses,
             id_block_en=id_block is not None,
             auth_key_en=auth_key_en,
             vcek_disabled=vcek_disabled,
-            host_data=bytes_up_to("host_data", host_data, 32),
+            host_data=bytes_up_to("host_data", host_data, 32).ljust(32, b"\0"),
             flags=flags,
         )
         return self._command("KVM_SEV_SNP_LAUNCH_FINISH", parameters)
@@ -180,7 +181,7 @@ class Snp(SevCommands):
         gpa: int,
         size: int,
         *,
-        source: SourceBuffer | int | None,
+        source: Source,
         type: int = PageType.NORMAL,  # noqa: A002
     ) -> int:
         """LAUNCH_UPDATE until `size` bytes from `gpa` (bytes) are populated; returns the calls.
@@ -189,33 +190,27 @@ class Snp(SevCommands):
         fails: what was populated before it stays so. KernelFault when a call succeeds without
         getting anywhere, which a kernel must not do.
         """
-        address = source_address(source)
         calls = 0
-        while size:
-            result = self.try_.launch_update(gpa, size, source=address, type=type)
-            calls += 1
-            if not result.ok:
-                raise KvmError(result)
-            before = size
-            gpa, address, size = result.written_back or (gpa, address, 0)
-            if size >= before:
-                raise KernelFault(
-                    f"LAUNCH_UPDATE at {gpa:#x} returned 0 and left all {size} bytes to do"
-                )
+        with lent(source) as (address, _):
+            while size:
+                result = self.try_.launch_update(gpa, size, source=address, type=type)
+                calls += 1
+                if not result.ok:
+                    raise KvmError(result)
+                before = size
+                gpa, address, size = result.written_back or (gpa, address, 0)
+                if size >= before:
+                    raise KernelFault(
+                        f"LAUNCH_UPDATE at {gpa:#x} returned 0 and left all {size} bytes to do"
+                    )
         return calls
 
 
-def supported_vmsa_features(kvm: Any) -> Result[int]:
+def supported_vmsa_features(kvm: Kvm) -> Result[int]:
     """KVM_GET_DEVICE_ATTR of KVM_X86_SEV_VMSA_FEATURES: the bits INIT2 takes (6.10)."""
-    result: Result[int] = kvm.try_.get_device_attr_u64(
-        lib.KVM_X86_GRP_SEV, lib.KVM_X86_SEV_VMSA_FEATURES
-    )
-    return result
+    return kvm.try_.get_device_attr_u64(lib.KVM_X86_GRP_SEV, lib.KVM_X86_SEV_VMSA_FEATURES)
 
 
-def supported_policy_bits(kvm: Any) -> Result[int]:
+def supported_policy_bits(kvm: Kvm) -> Result[int]:
     """KVM_GET_DEVICE_ATTR of KVM_X86_SNP_POLICY_BITS: the bits LAUNCH_START takes (6.18)."""
-    result: Result[int] = kvm.try_.get_device_attr_u64(
-        lib.KVM_X86_GRP_SEV, lib.KVM_X86_SNP_POLICY_BITS
-    )
-    return result
+    return kvm.try_.get_device_attr_u64(lib.KVM_X86_GRP_SEV, lib.KVM_X86_SNP_POLICY_BITS)

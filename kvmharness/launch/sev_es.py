@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from enum import IntEnum, IntFlag
 
 from kvmharness.kvm.fenced import FencedBuffer
-from kvmharness.kvm.ffi import ffi
-from kvmharness.kvm.fields import bytes_exactly, make
+from kvmharness.kvm.fields import Buffer, any_bytes, bytes_exactly
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import Mapping
 from kvmharness.kvm.result import KvmError, Result
+from kvmharness.launch import sev_structs as structs
 from kvmharness.launch.sev_command import SevCommands, SevCommandTry
-from kvmharness.launch.source import SourceBuffer, source_address
+from kvmharness.launch.source import SourceBuffer, memory_address
 from kvmharness.record import Record
 
 
@@ -67,7 +67,7 @@ class SevTry(SevCommandTry):
         return self._command("KVM_SEV_ES_INIT", None)
 
     def launch_start(
-        self, policy: int = 0, *, handle: int = 0, dh_cert: bytes = b"", session: bytes = b""
+        self, policy: int = 0, *, handle: int = 0, dh_cert: Buffer = b"", session: Buffer = b""
     ) -> Result[int]:
         """KVM_SEV_LAUNCH_START: make the guest's key under `policy`; the value is the handle.
 
@@ -77,14 +77,12 @@ class SevTry(SevCommandTry):
         with ExitStack() as stack:
             addresses: dict[str, int] = {}
             for name, blob in (("dh", dh_cert), ("session", session)):
-                if blob:
-                    copy = stack.enter_context(_fenced(blob))
-                    addresses |= {f"{name}_uaddr": copy.address, f"{name}_len": len(blob)}
-            parameters = make(
-                "struct kvm_sev_launch_start *", handle=handle, policy=policy, **addresses
-            )
+                copy = stack.enter_context(_fenced(name, blob))
+                if copy.size:
+                    addresses |= {f"{name}_uaddr": copy.address, f"{name}_len": copy.size}
+            parameters = structs.SevLaunchStart(handle=handle, policy=policy, **addresses)
             result = self._command("KVM_SEV_LAUNCH_START", parameters)
-            return result.with_value(int(parameters.handle))
+            return result.with_value(parameters.handle)
 
     def launch_update_data(self, memory: Memory, size: int) -> Result[int]:
         """KVM_SEV_LAUNCH_UPDATE_DATA: encrypt and measure `size` bytes of guest memory in place.
@@ -92,8 +90,8 @@ class SevTry(SevCommandTry):
         `memory` is where this process has it mapped, in a region that memory_encrypt_region
         registered. EINVAL: not a multiple of 16 bytes.
         """
-        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
-        parameters = make("struct kvm_sev_launch_update_data *", uaddr=address, len=size)
+        address = memory_address(memory)
+        parameters = structs.SevLaunchUpdateData(uaddr=address, len=size)
         return self._command("KVM_SEV_LAUNCH_UPDATE_DATA", parameters)
 
     def launch_update_vmsa(self) -> Result[int]:
@@ -107,29 +105,28 @@ class SevTry(SevCommandTry):
         INVALID_LEN, and that is what it tells. ``Sev.measure`` makes both calls.
         """
         with FencedBuffer(size) as blob:
-            parameters = make(
-                "struct kvm_sev_launch_measure *", uaddr=blob.address if size else 0, len=size
-            )
+            parameters = structs.SevLaunchMeasure(uaddr=blob.address if size else 0, len=size)
             result = self._command("KVM_SEV_LAUNCH_MEASURE", parameters)
-            length = int(parameters.len)
+            length = parameters.len
             result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
-    def launch_secret(self, header: bytes, packet: bytes, memory: Memory, size: int) -> Result[int]:
+    def launch_secret(
+        self, header: Buffer, packet: Buffer, memory: Memory, size: int
+    ) -> Result[int]:
         """KVM_SEV_LAUNCH_SECRET: put the owner's secret into `size` bytes of guest memory.
 
         `header` and `packet` are what the owner sent: the secret, encrypted for this launch.
         """
-        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
-        with _fenced(header) as header_copy, _fenced(packet) as packet_copy:
-            parameters = make(
-                "struct kvm_sev_launch_secret *",
+        address = memory_address(memory)
+        with _fenced("header", header) as header_copy, _fenced("packet", packet) as packet_copy:
+            parameters = structs.SevLaunchSecret(
                 hdr_uaddr=header_copy.address,
-                hdr_len=len(header),
+                hdr_len=header_copy.size,
                 guest_uaddr=address,
                 guest_len=size,
                 trans_uaddr=packet_copy.address,
-                trans_len=len(packet),
+                trans_len=packet_copy.size,
             )
             return self._command("KVM_SEV_LAUNCH_SECRET", parameters)
 
@@ -139,46 +136,41 @@ class SevTry(SevCommandTry):
 
     def guest_status(self) -> Result[GuestStatus]:
         """KVM_SEV_GUEST_STATUS: the firmware's handle, policy and state of the guest."""
-        status = ffi.new("struct kvm_sev_guest_status *")
+        status = structs.SevGuestStatus()
         result = self._command("KVM_SEV_GUEST_STATUS", status)
-        state = int(status.state)
+        state = status.state
         known = SevState(state) if state in set(SevState) else state
-        return result.with_value(GuestStatus(int(status.handle), int(status.policy), known))
+        return result.with_value(GuestStatus(status.handle, status.policy, known))
 
-    def attestation_report(self, nonce: bytes = bytes(16), size: int = 0) -> Result[bytes]:
+    def attestation_report(self, nonce: Buffer = bytes(16), size: int = 0) -> Result[bytes]:
         """KVM_SEV_GET_ATTESTATION_REPORT (5.13): the report, with `nonce` (16 bytes) in it.
 
         `size` and ``written_back`` are as in launch_measure; ``Sev.report`` makes both calls.
         """
         with FencedBuffer(size) as blob:
-            parameters = make(
-                "struct kvm_sev_attestation_report *",
+            parameters = structs.SevAttestationReport(
                 mnonce=bytes_exactly("nonce", nonce, 16),
                 uaddr=blob.address if size else 0,
                 len=size,
             )
             result = self._command("KVM_SEV_GET_ATTESTATION_REPORT", parameters)
-            length = int(parameters.len)
+            length = parameters.len
             result = result.replaced(written_back=(length,))
             return result.with_value(blob.read()[:length])
 
     def dbg_decrypt(self, memory: Memory, size: int) -> Result[bytes]:
         """KVM_SEV_DBG_DECRYPT: `size` bytes of guest memory in the clear, if the policy allows."""
-        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
+        address = memory_address(memory)
         with FencedBuffer(size) as clear:
-            parameters = make(
-                "struct kvm_sev_dbg *", src_uaddr=address, dst_uaddr=clear.address, len=size
-            )
+            parameters = structs.SevDbg(src_uaddr=address, dst_uaddr=clear.address, len=size)
             result = self._command("KVM_SEV_DBG_DECRYPT", parameters)
             return result.with_value(clear.read())
 
-    def dbg_encrypt(self, memory: Memory, data: bytes) -> Result[int]:
+    def dbg_encrypt(self, memory: Memory, data: Buffer) -> Result[int]:
         """KVM_SEV_DBG_ENCRYPT: write `data` into guest memory, encrypted, if the policy allows."""
-        address = memory.address if isinstance(memory, Mapping) else source_address(memory)
-        with _fenced(data) as clear:
-            parameters = make(
-                "struct kvm_sev_dbg *", src_uaddr=clear.address, dst_uaddr=address, len=len(data)
-            )
+        address = memory_address(memory)
+        with _fenced("data", data) as clear:
+            parameters = structs.SevDbg(src_uaddr=clear.address, dst_uaddr=address, len=clear.size)
             return self._command("KVM_SEV_DBG_ENCRYPT", parameters)
 
 
@@ -207,7 +199,7 @@ class Sev(SevCommands):
         """LAUNCH_MEASURE, asked for its length and then for itself: measurement and nonce."""
         return self.launch_measure(_length(self.try_.launch_measure()))
 
-    def report(self, nonce: bytes = bytes(16)) -> bytes:
+    def report(self, nonce: Buffer = bytes(16)) -> bytes:
         """GET_ATTESTATION_REPORT, asked for its length and then for itself."""
         return self.attestation_report(nonce, _length(self.try_.attestation_report(nonce)))
 
@@ -220,8 +212,9 @@ def _length(asked: Result[bytes]) -> int:
     return length
 
 
-def _fenced(data: bytes) -> FencedBuffer:
+def _fenced(name: str, data: Buffer) -> FencedBuffer:
     """Copy `data` to where the kernel can read it and nothing behind it."""
-    buffer = FencedBuffer(len(data))
-    buffer.write(data)
+    given = any_bytes(name, data)
+    buffer = FencedBuffer(len(given))
+    buffer.write(given)
     return buffer

@@ -7,12 +7,16 @@ The address given to the kernel is ``source.address``: the buffer's start plus i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from kvmharness.closing import Closing
 from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.kvm.fd import OwnedFd
+from kvmharness.kvm.fenced import FencedBuffer
+from kvmharness.kvm.fields import Buffer, any_bytes
 from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.mapping import (
     MAP_ANONYMOUS,
@@ -172,11 +176,40 @@ def unmapped_address(pages: int = 1) -> int:
     return _UNMAPPED
 
 
-def source_address(source: SourceBuffer | int | None) -> int:
-    """Return the address the kernel is given for `source`: 0, NULL, for None."""
-    if source is None:
+#: What a launch takes contents from: a SourceBuffer, a Mapping, any buffer (bytes, bytearray,
+#: memoryview, mmap, array), a user address in bytes, or None for NULL.
+Source: TypeAlias = SourceBuffer | Mapping | Buffer | int | None
+
+
+@contextmanager
+def lent(source: Source) -> Iterator[tuple[int, int]]:
+    """Give the address that the kernel is told of `source`, and what an address is counted from.
+
+    That is 0 but for a buffer, of which the kernel gets a copy: it wants whole pages, and SNP's
+    firmware corrects a CPUID page (sev_gmem_post_populate), which may be nobody's to change. The
+    copy is padded by zeros and has a fence behind it. What is changed in it comes back into a
+    buffer that can be written to, and into no other.
+    """
+    if source is None or isinstance(source, (int, SourceBuffer, Mapping)):
+        yield memory_address(source), 0
+        return
+    given = any_bytes("source", source)
+    with FencedBuffer(-(-len(given) // PAGE_SIZE) * PAGE_SIZE) as copy:
+        copy.write(given)
+        try:
+            yield copy.address, copy.address
+        finally:
+            left = copy.read()[: len(given)]
+            view = memoryview(source)
+            if left != given and not view.readonly:
+                view.cast("B")[:] = left
+
+
+def memory_address(memory: SourceBuffer | Mapping | int | None) -> int:
+    """Return the address the kernel is given for `memory`: 0, NULL, for None."""
+    if memory is None:
         return 0
-    return source if isinstance(source, int) else source.address
+    return memory if isinstance(memory, int) else memory.address
 
 
 def numbered_pages(pages: int) -> bytes:

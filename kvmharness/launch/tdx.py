@@ -8,28 +8,34 @@ from Documentation/virt/kvm/x86/intel-tdx.rst and arch/x86/kvm/vmx/tdx.c of 7.3.
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
 from kvmharness.errors import KernelFault
+from kvmharness.kvm.cpuid import (
+    MAX_CPUID_ENTRIES,
+    Cpuid,
+    CpuidEntry,
+    packed_entries,
+    read_cpuid,
+    write_entries,
+)
 from kvmharness.kvm.fenced import fenced_copy
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import bytes_up_to, make, pointer_to, size_behind, u64
+from kvmharness.kvm.fields import Buffer, bytes_up_to, make, pointer_to, u64
 from kvmharness.kvm.ioctl import raising
+from kvmharness.kvm.memory_encrypt import TdxCommand, memory_encrypt_op
 from kvmharness.kvm.result import KvmError, Result
+from kvmharness.kvm.structs import Struct, of_type
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
-from kvmharness.launch.source import SourceBuffer
+from kvmharness.launch.source import Source, lent
 from kvmharness.launch.tdx_status import status_name
 from kvmharness.record import Record
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
-
-#: What KVM itself has room for (KVM_MAX_CPUID_ENTRIES).
-MAX_CPUID_ENTRIES = 256
 
 _ADDRESS_SIZES = 0x80000008
 
@@ -44,16 +50,12 @@ class TdAttributes(IntFlag):
     PERFMON = 1 << 63
 
 
-class CpuidEntry(Record, frozen=True):
-    """One entry of a ``struct kvm_cpuid2``: a leaf's registers, or the bits allowed in them."""
+class TdxInitMemRegion(Struct, kind="kvm_tdx_init_mem_region"):
+    """struct kvm_tdx_init_mem_region (KVM_TDX_INIT_MEM_REGION)."""
 
-    function: int
-    index: int = 0
-    eax: int = 0
-    ebx: int = 0
-    ecx: int = 0
-    edx: int = 0
-    flags: int = 0
+    source_addr: int = 0
+    gpa: int = 0
+    nr_pages: int = 0
 
 
 class TdxCapabilities(Record, frozen=True):
@@ -65,17 +67,15 @@ class TdxCapabilities(Record, frozen=True):
     user_tdvmcallinfo_1_r11: int
     kernel_tdvmcallinfo_1_r12: int
     user_tdvmcallinfo_1_r12: int
-    cpuid: tuple[CpuidEntry, ...]
+    cpuid: Cpuid
 
-    def configure(
-        self, supported: Iterable[CpuidEntry], guest_address_bits: int = 48
-    ) -> list[CpuidEntry]:
+    def configure(self, supported: Iterable[CpuidEntry], guest_address_bits: int = 48) -> Cpuid:
         """Return the CPUID for INIT_VM: what is `supported`, cut to the bits that may be set.
 
         `guest_address_bits` (48 or 52) is passed in the leaf 0x80000008, where KVM looks for it.
         """
         values = {(entry.function, entry.index): entry for entry in supported}
-        configured = []
+        configured = Cpuid()
         for allowed in self.cpuid:
             key = (allowed.function, allowed.index)
             value = values.get(key, CpuidEntry(*key))
@@ -116,7 +116,7 @@ class TdxTry:
             int(capabilities.user_tdvmcallinfo_1_r11),
             int(capabilities.kernel_tdvmcallinfo_1_r12),
             int(capabilities.user_tdvmcallinfo_1_r12),
-            tuple(_read_entries(capabilities.cpuid, entries)) if result.ok else (),
+            read_cpuid(capabilities.cpuid, entries if result.ok else 0),
         )
         del buffer  # held until here: the struct is a view of it
         return result.with_value(value)
@@ -124,12 +124,12 @@ class TdxTry:
     def init_vm(
         self,
         *,
-        cpuid: Sequence[CpuidEntry],
+        cpuid: Iterable[CpuidEntry],
         attributes: int = 0,
         xfam: int = 0,
-        mrconfigid: bytes = b"",
-        mrowner: bytes = b"",
-        mrownerconfig: bytes = b"",
+        mrconfigid: Buffer = b"",
+        mrowner: Buffer = b"",
+        mrownerconfig: Buffer = b"",
         reserved: int = 0,
         flags: int = 0,
     ) -> Result[int]:
@@ -146,7 +146,9 @@ class TdxTry:
         refused an operand, which it names. E2BIG: more than 256 entries. ENOSPC: no key left.
         EAGAIN: no entropy. EIO: the module failed otherwise.
         """
-        parameters, buffer = _with_cpuid("kvm_tdx_init_vm", len(cpuid))
+        entries = Cpuid(cpuid)
+        packed = packed_entries(entries)
+        parameters, buffer = _with_cpuid("kvm_tdx_init_vm", len(entries))
         # First by itself, where each value is checked against its field; then before the entries.
         header = make(
             "struct kvm_tdx_init_vm *", attributes=attributes, xfam=xfam, reserved=[reserved]
@@ -159,7 +161,7 @@ class TdxTry:
             field = ffi.buffer(getattr(header, name))
             field[:] = bytes_up_to(name, data, len(field)).ljust(len(field), b"\0")
         ffi.memmove(parameters, header, ffi.offsetof("struct kvm_tdx_init_vm", "cpuid"))
-        _write_entries(parameters.cpuid, cpuid)
+        write_entries(parameters.cpuid, packed)
         result = self._command("KVM_TDX_INIT_VM", parameters, flags)
         del buffer
         return result
@@ -174,13 +176,18 @@ class TdxTry:
         return self._command("KVM_TDX_FINALIZE_VM", data, flags)
 
     def command(
-        self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
+        self,
+        number: int,
+        parameters: Struct | int | None = None,
+        *,
+        flags: int = 0,
+        hw_error: int = 0,
     ) -> Result[int]:
         """KVM_MEMORY_ENCRYPT_OP on the VM: any sub-command, with the struct it takes, or NULL.
 
         A number is for a sub-command that takes one, or none that has a method here.
         """
-        return _issue(self._tdx.vm, number, parameters, flags, hw_error)
+        return _command(self._tdx.vm, number, parameters, flags, hw_error)
 
     def raw_command(
         self, number: int, data: int, *, flags: int = 0, hw_error: int = 0
@@ -192,7 +199,7 @@ class TdxTry:
         return _issue_raw(self._tdx.vm, number, data, flags, hw_error, None)
 
     def _command(self, name: str, parameters: Any, flags: int) -> Result[int]:
-        return self.command(int(getattr(lib, name)), parameters, flags=flags)
+        return _issue(self._tdx.vm, int(getattr(lib, name)), parameters, flags, 0)
 
 
 class Tdx:
@@ -226,9 +233,9 @@ def start_td(
     guest_address_bits: int = 48,
     tsc_khz: int = 0,
     attributes: int = 0,
-    mrconfigid: bytes = b"",
-    mrowner: bytes = b"",
-    mrownerconfig: bytes = b"",
+    mrconfigid: Buffer = b"",
+    mrowner: Buffer = b"",
+    mrownerconfig: Buffer = b"",
 ) -> None:
     """Do what a TD's VM needs before its vCPUs: interrupt controller, TSC, KVM_TDX_INIT_VM.
 
@@ -240,9 +247,8 @@ def start_td(
     vm.enable_split_irqchip()
     if tsc_khz:
         vm.set_tsc_khz(tsc_khz)
-    supported = cpuid_entries(kvm.get_supported_cpuid())
     tdx.init_vm(
-        cpuid=tdx.capabilities().configure(supported, guest_address_bits),
+        cpuid=tdx.capabilities().configure(kvm.get_supported_cpuid(), guest_address_bits),
         attributes=attributes,
         mrconfigid=mrconfigid,
         mrowner=mrowner,
@@ -269,33 +275,33 @@ class TdxVcpuTry:
         gpa: int,
         pages: int,
         *,
-        source: SourceBuffer | int | None,
+        source: Source,
         measure: bool = True,
         flags: int | None = None,
         hw_error: int = 0,
     ) -> Result[int]:
         """KVM_TDX_INIT_MEM_REGION: add `pages` pages from `gpa` (bytes) with contents, once.
 
-        `source` is a SourceBuffer, a user address in bytes, or None for NULL; `measure` extends
-        MRTD by the contents too (KVM_TDX_MEASURE_MEMORY_REGION), else by the addresses alone.
-        `flags` overrides it. ``written_back`` is (gpa, source address, pages) as KVM leaves them:
-        advanced by what was added, also when the call fails. `hw_error` has to be 0, and is not
-        written back.
+        `source` is a SourceBuffer, a Mapping, any other buffer, of which the kernel gets a copy
+        padded to whole pages, a user address in bytes, or None for NULL. `measure` extends MRTD by
+        the contents too (KVM_TDX_MEASURE_MEMORY_REGION), else by the addresses alone; `flags`
+        overrides it. ``written_back`` is (gpa, source address, pages) as KVM leaves them, of a
+        buffer the offset in it for the address: advanced by what was added, also when the call
+        fails. `hw_error` has to be 0, and is not written back.
 
         EINVAL: before INIT_VCPU, after FINALIZE_VM, flags, an unaligned or NULL source or gpa, no
         pages, a range that wraps or is shared by its gpa, no guest_memfd slot, not private. EFAULT:
         a source that can't be read. EINTR: a signal. EIO: added before, or the module failed.
         """
-        region = make(
-            "struct kvm_tdx_init_mem_region *",
-            source_addr=_address(source),
-            gpa=gpa,
-            nr_pages=pages,
-        )
         bits = lib.KVM_TDX_MEASURE_MEMORY_REGION if measure else 0
-        result = self._command(
-            "KVM_TDX_INIT_MEM_REGION", region, bits if flags is None else flags, hw_error
-        )
+        with lent(source) as (address, start):
+            region = TdxInitMemRegion(source_addr=address, gpa=gpa, nr_pages=pages)
+            result = self._command(
+                "KVM_TDX_INIT_MEM_REGION",
+                region.pointer,
+                bits if flags is None else flags,
+                hw_error,
+            )
         meaning = {
             errno.EIO: "the first page left was added before, or the TDX module failed on it",
             errno.EINVAL: "before INIT_VCPU or after FINALIZE_VM, or an argument that is not "
@@ -303,10 +309,10 @@ class TdxVcpuTry:
         }
         return result.replaced(
             meaning=meaning.get(result.errno, ""),
-            written_back=(int(region.gpa), int(region.source_addr), int(region.nr_pages)),
+            written_back=(region.gpa, region.source_addr - start, region.nr_pages),
         )
 
-    def get_cpuid(self, entries: int = MAX_CPUID_ENTRIES) -> Result[list[CpuidEntry]]:
+    def get_cpuid(self, entries: int = MAX_CPUID_ENTRIES) -> Result[Cpuid]:
         """KVM_TDX_GET_CPUID: the CPUID that the module shows this TD, into `entries` entries.
 
         E2BIG: too few; ``written_back`` then has how many it takes. EINVAL: before INIT_VM, after
@@ -315,16 +321,21 @@ class TdxVcpuTry:
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
         result = self._command("KVM_TDX_GET_CPUID", cpuid, 0)
         result = result.replaced(written_back=(int(cpuid.nent),))
-        return result.with_value(list(_read_entries(cpuid, entries)) if result.ok else [])
+        return result.with_value(read_cpuid(cpuid, entries if result.ok else 0))
 
     def command(
-        self, number: int, parameters: Any = None, *, flags: int = 0, hw_error: int = 0
+        self,
+        number: int,
+        parameters: Struct | int | None = None,
+        *,
+        flags: int = 0,
+        hw_error: int = 0,
     ) -> Result[int]:
         """KVM_MEMORY_ENCRYPT_OP on the vCPU: any sub-command, with the struct it takes, or NULL.
 
         A number is for a sub-command that takes one, or none that has a method here.
         """
-        return _issue(self._vcpu, number, parameters, flags, hw_error)
+        return _command(self._vcpu, number, parameters, flags, hw_error)
 
     def raw_command(
         self, number: int, data: int, *, flags: int = 0, hw_error: int = 0
@@ -336,8 +347,7 @@ class TdxVcpuTry:
         return _issue_raw(self._vcpu, number, data, flags, hw_error, None)
 
     def _command(self, name: str, parameters: Any, flags: int, hw_error: int = 0) -> Result[int]:
-        number = int(getattr(lib, name))
-        return self.command(number, parameters, flags=flags, hw_error=hw_error)
+        return _issue(self._vcpu, int(getattr(lib, name)), parameters, flags, hw_error)
 
 
 class TdxVcpu:
@@ -360,14 +370,14 @@ class TdxVcpu:
 
         To be done before INIT_VCPU, which looks for x2APIC in it.
         """
-        self.vcpu.set_cpuid2(cpuid2(self.get_cpuid()))
+        self.vcpu.set_cpuid2(self.get_cpuid())
 
     def populate(
         self,
         gpa: int,
         pages: int,
         *,
-        source: SourceBuffer | int | None,
+        source: Source,
         measure: bool = True,
     ) -> int:
         """INIT_MEM_REGION until `pages` pages from `gpa` (bytes) are added; returns the calls.
@@ -376,38 +386,21 @@ class TdxVcpu:
         failure: its ``result.written_back`` is where it stopped, and what was added stays so.
         KernelFault when a call succeeds with pages left, which a kernel must not do.
         """
-        address = _address(source)
         calls = 0
-        while pages:
-            result = self.try_.init_mem_region(gpa, pages, source=address, measure=measure)
-            calls += 1
-            before = pages
-            gpa, address, pages = result.written_back or (gpa, address, pages)
-            if result.errno not in (0, errno.EINTR, errno.EAGAIN):
-                raise KvmError(result)
-            if result.ok and pages:
-                raise KernelFault(
-                    f"INIT_MEM_REGION returned 0 with {pages} of {before} pages left at {gpa:#x}"
-                )
+        with lent(source) as (address, _):
+            while pages:
+                result = self.try_.init_mem_region(gpa, pages, source=address, measure=measure)
+                calls += 1
+                before = pages
+                gpa, address, pages = result.written_back or (gpa, address, pages)
+                if result.errno not in (0, errno.EINTR, errno.EAGAIN):
+                    raise KvmError(result)
+                if result.ok and pages:
+                    raise KernelFault(
+                        f"INIT_MEM_REGION returned 0 with {pages} of {before} pages left at "
+                        f"{gpa:#x}"
+                    )
         return calls
-
-
-def cpuid2(entries: Sequence[CpuidEntry]) -> Any:
-    """Return the ``struct kvm_cpuid2 *`` with `entries`, for KVM_SET_CPUID2."""
-    cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": len(entries)})
-    _write_entries(cpuid, entries)
-    return cpuid
-
-
-def cpuid_entries(cpuid: Any) -> list[CpuidEntry]:
-    """Return the entries of a ``struct kvm_cpuid2 *``, such as ``Kvm.get_supported_cpuid()``.
-
-    ValueError if its nent says more than it was made with.
-    """
-    room = (size_behind(_cpuid2(cpuid)) - ffi.sizeof("struct kvm_cpuid2")) // _ENTRY.size
-    if cpuid.nent > room:
-        raise ValueError(f"nent is {cpuid.nent}, of {room} entries that there are")
-    return list(_read_entries(cpuid, room))
 
 
 def _with_cpuid(name: str, entries: int) -> tuple[Any, Any]:
@@ -418,42 +411,6 @@ def _with_cpuid(name: str, entries: int) -> tuple[Any, Any]:
     made = ffi.cast(f"struct {name} *", buffer)
     made.cpuid.nent = entries
     return made, buffer
-
-
-# struct kvm_cpuid_entry2: function, index, flags, the registers, three words of padding.
-_ENTRY = struct.Struct("<7I12x")
-
-
-def _entries_of(cpuid: Any, count: int) -> Any:
-    """Return the memory of a kvm_cpuid2's first `count` entries, which follow its header."""
-    # Field by field is slow where the processor is emulated: a launch moves some 200 entries.
-    start = ffi.cast("char *", ffi.addressof(cpuid, "entries"))
-    return ffi.buffer(start, count * _ENTRY.size)
-
-
-def _read_entries(cpuid: Any, room: int) -> Iterable[CpuidEntry]:
-    """Yield the entries that the kernel has filled in, of `room` there are."""
-    for entry in _ENTRY.iter_unpack(_entries_of(cpuid, min(int(cpuid.nent), room))):
-        function, index, flags, eax, ebx, ecx, edx = entry
-        yield CpuidEntry(function, index, eax, ebx, ecx, edx, flags)
-
-
-def _write_entries(cpuid: Any, entries: Sequence[CpuidEntry]) -> None:
-    cpuid.nent = len(entries)
-    try:
-        packed = b"".join(
-            _ENTRY.pack(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries
-        )
-    except struct.error:
-        for number, entry in enumerate(entries):
-            for name in CpuidEntry.__match_args__:
-                value = getattr(entry, name)
-                if not 0 <= value < 1 << 32:
-                    raise OverflowError(
-                        f"cpuid[{number}].{name}: {value:#x} does not fit 32 bits"
-                    ) from None
-        raise
-    _entries_of(cpuid, len(entries))[:] = packed
 
 
 #: Sub-commands of KVM_MEMORY_ENCRYPT_OP on TDs and their vCPUs, and the struct that each takes.
@@ -469,7 +426,18 @@ _COMMAND_NAMES = {int(getattr(lib, name)): name for name in _STRUCTS}
 _TAKES = {
     int(getattr(lib, name)): pointer_to(struct) for name, struct in _STRUCTS.items() if struct
 }
-_cpuid2 = pointer_to("kvm_cpuid2")
+
+
+def _command(
+    target: Vm | Vcpu,
+    number: int,
+    parameters: Struct | int | None,
+    flags: int,
+    hw_error: int,
+) -> Result[int]:
+    if parameters is None or isinstance(parameters, int):
+        return _issue(target, number, parameters, flags, hw_error)
+    return _issue(target, number, of_type(Struct, parameters), flags, hw_error)
 
 
 def _issue(
@@ -489,17 +457,10 @@ def _issue(
 def _issue_raw(
     target: Vm | Vcpu, number: int, data: int, flags: int, hw_error: int, show: Any
 ) -> Result[int]:
-    command = make(
-        "struct kvm_tdx_cmd *",
-        id=number,
-        flags=flags,
-        data=u64("data", data),
-        hw_error=hw_error,
-    )
+    command = TdxCommand(id=number, flags=flags, data=u64("data", data), hw_error=hw_error)
     name = _COMMAND_NAMES.get(number, "")
-    result = target.try_.memory_encrypt_op(
-        command, show=command if show is None else show, name=name or str(number)
-    )
+    shown = command.pointer if show is None else show
+    result = memory_encrypt_op(target, command, shown, name or str(number))
     # What was passed in and left there is nothing that the module said.
     status = 0 if result.fw_error == hw_error else result.fw_error or 0
     return result.replaced(
@@ -507,9 +468,3 @@ def _issue_raw(
         fw_error=status,
         fw_error_name=status_name(status) if status else "",
     )
-
-
-def _address(source: SourceBuffer | int | None) -> int:
-    if source is None:
-        return 0
-    return source if isinstance(source, int) else source.address

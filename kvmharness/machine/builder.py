@@ -12,13 +12,14 @@ from functools import cached_property
 from typing import Literal, Self
 
 from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.kvm.cpuid import Cpuid
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import (
     PAGE_SIZE,
 )
 from kvmharness.kvm.system import Kvm, made_or_missing
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import CpuidEntry, TdxVcpu, cpuid2, cpuid_entries, start_td
+from kvmharness.launch.tdx import TdxVcpu, start_td
 from kvmharness.machine.cpu_mode import descriptor_tables, page_tables, page_tables_size
 from kvmharness.machine.cpuid import GuestCpu
 from kvmharness.machine.entry import CODE_GPA, EntryPlan
@@ -234,9 +235,9 @@ class VmBuilder:
         return Slot(number, plan.gpa, plan.size, slot_flags, "guest_memfd", mapping, guest_memfd)
 
     @cached_property
-    def _supported_cpuid(self) -> list[CpuidEntry]:
+    def _supported_cpuid(self) -> Cpuid:
         """KVM_GET_SUPPORTED_CPUID, asked once for all vCPUs."""
-        return cpuid_entries(self._kvm.get_supported_cpuid())
+        return self._kvm.get_supported_cpuid()
 
     def _add_vcpu(self, machine: Machine, index: int) -> None:
         vcpu = machine.create_vcpu(index)
@@ -250,7 +251,7 @@ class VmBuilder:
                 local_apic=vcpu.try_.get_lapic().ok,
                 tsc_deadline=bool(machine.check_extension(lib.KVM_CAP_TSC_DEADLINE_TIMER)),
             )
-            vcpu.set_cpuid2(cpuid2(cpu.cpuid(self._supported_cpuid)))
+            vcpu.set_cpuid2(cpu.cpuid(self._supported_cpuid))
         if self._vm_type is VmType.TDX and self._initialized:
             TdxVcpu(vcpu).set_cpuid_of_td()
 

@@ -9,9 +9,8 @@ __BOOT_CS is 0x10 and __BOOT_DS 0x18 (Documentation/arch/x86/boot.rst), and of i
 from __future__ import annotations
 
 import functools
-from typing import Any
 
-from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.registers import Regs, Segment, Sregs
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.machine.payload import Mode
 
@@ -99,11 +98,7 @@ def enter(
     raised as KvmError.
     """
     sregs = vcpu.get_sregs()
-    regs = ffi.new("struct kvm_regs *")
-    regs.rip = entry
-    regs.rflags = _RFLAGS
-    for name, value in registers.items():
-        setattr(regs, name, value)
+    regs = Regs(rip=entry, rflags=_RFLAGS, **registers)
     sregs.idt.base = 0
     sregs.idt.limit = 0
     if mode is Mode.REAL:
@@ -119,7 +114,7 @@ def enter(
     vcpu.set_regs(regs)
 
 
-def _real_mode(sregs: Any, entry: int) -> int:
+def _real_mode(sregs: Sregs, entry: int) -> int:
     """Return the IP: CS is 0 where that reaches `entry`."""
     cs = 0 if entry < _SEGMENT else min(entry >> 4, 0xFFFF)
     sregs.cr0 = _CR0_REAL
@@ -138,7 +133,7 @@ def _real_mode(sregs: Any, entry: int) -> int:
     return entry - (cs << 4)
 
 
-def _protected_mode(sregs: Any, gdt: int) -> None:
+def _protected_mode(sregs: Sregs, gdt: int) -> None:
     sregs.cr0 = _CR0_PROTECTED
     sregs.cr3 = 0
     sregs.cr4 = 0
@@ -150,7 +145,7 @@ def _protected_mode(sregs: Any, gdt: int) -> None:
         _segment(segment, _KERNEL_DS, _DATA, 0)
 
 
-def _long_mode(sregs: Any, page_table: int, gdt: int, privilege: int) -> None:
+def _long_mode(sregs: Sregs, page_table: int, gdt: int, privilege: int) -> None:
     sregs.cr0 = _CR0_LONG
     sregs.cr3 = page_table
     sregs.cr4 = _CR4_LONG
@@ -165,7 +160,7 @@ def _long_mode(sregs: Any, page_table: int, gdt: int, privilege: int) -> None:
     # TR stays as at reset: a busy TSS, which VM entry demands and nothing reads.
 
 
-def _segment(segment: Any, selector: int, kind: int, privilege: int) -> None:
+def _segment(segment: Segment, selector: int, kind: int, privilege: int) -> None:
     segment.base = 0
     segment.limit = 0xFFFFFFFF
     segment.selector = selector

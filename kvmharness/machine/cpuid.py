@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
+from kvmharness.kvm.cpuid import CpuidEntry
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import CpuidEntry
 from kvmharness.record import Record
 
 _AMD_VENDORS = (b"AuthenticAMD", b"HygonGenuine")

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from kvmharness.errors import HarnessError, MissingCapability
 from kvmharness.kvm.caps import Cap
 from kvmharness.kvm.clock import ClockData
+from kvmharness.kvm.cpuid import Cpuid
 from kvmharness.kvm.debug import DebugRegs
 from kvmharness.kvm.events import VcpuEvents
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.fpu import Xcrs, Xsave
 from kvmharness.kvm.irqchip import Irqchip, IrqchipState, PitState2
 from kvmharness.kvm.lapic import Lapic
@@ -26,7 +27,6 @@ from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import CpuidEntry, cpuid2, cpuid_entries
 from kvmharness.machine.slot import Slot
 
 #: One KVM_GET_MSRS takes at most so many (MAX_IO_MSRS).
@@ -41,7 +41,7 @@ class VcpuState:
     """What one vCPU holds."""
 
     id: int
-    cpuid: list[CpuidEntry]
+    cpuid: Cpuid
     regs: Regs
     sregs: Sregs2
     xsave: Xsave
@@ -122,11 +122,11 @@ def save_vcpu(vm: Vm, vcpu: Vcpu, msr_indices: list[int]) -> VcpuState:
     finish_exit(vcpu)
     return VcpuState(
         id=vcpu.id,
-        cpuid=cpuid_entries(vcpu.get_cpuid2()),
+        cpuid=vcpu.get_cpuid2(),
         # In KVM's order: getting the state of one may make an event of another.
         events=vcpu.get_vcpu_events(),
         mp_state=vcpu.get_mp_state(),
-        regs=Regs.from_bytes(bytes(ffi.buffer(vcpu.get_regs()))),
+        regs=vcpu.get_regs(),
         sregs=vcpu.get_sregs2(),
         xsave=vcpu.get_xsave2(),
         xcrs=vcpu.try_.get_xcrs().value,
@@ -142,11 +142,11 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState) -> None:
     """Give a vCPU what another one held. Raises KvmError for what KVM refuses."""
     # Order: CPUID decides what the others may hold; the APIC base (sregs) is there before the APIC,
     # EFER before MSRs that need it; events last, since setting the others may change them.
-    vcpu.set_cpuid2(cpuid2(state.cpuid))
+    vcpu.set_cpuid2(state.cpuid)
     if state.tsc_khz and vcpu.get_tsc_khz() != state.tsc_khz:
         vcpu.set_tsc_khz(state.tsc_khz)
     vcpu.set_mp_state(state.mp_state)
-    vcpu.set_regs(state.regs.pointer)
+    vcpu.set_regs(state.regs)
     vcpu.set_sregs2(state.sregs)
     if state.xcrs is not None:
         vcpu.set_xcrs(state.xcrs)

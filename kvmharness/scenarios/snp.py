@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import MAP_PRIVATE, PAGE_SIZE, map_memory
+from kvmharness.kvm.memory_encrypt import SevCommand
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.launch.sev import DEFAULT_POLICY, PageType, SnpPolicy
@@ -414,10 +415,9 @@ def _state_req_certs(bench: SnpBench) -> None:
 @snp_scenario("snp.state.default_vm", "a launch command on a default VM")
 def _state_default_vm(bench: SnpBench) -> None:
     with bench.kvm.create_vm() as plain:
-        command = ffi.new("struct kvm_sev_cmd *")
-        command.id = lib.KVM_SEV_SNP_LAUNCH_START
+        command = SevCommand(id=lib.KVM_SEV_SNP_LAUNCH_START)
         bench.step("LAUNCH_START", plain.try_.memory_encrypt_op(command))
-        command.id = lib.KVM_SEV_SNP_LAUNCH_UPDATE
+        command = SevCommand(id=lib.KVM_SEV_SNP_LAUNCH_UPDATE)
         bench.step("LAUNCH_UPDATE", plain.try_.memory_encrypt_op(command))
 
 

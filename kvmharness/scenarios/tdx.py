@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvmharness.kvm import ioctl
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry
+from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, PROT_READ, map_memory
 from kvmharness.kvm.raw import raw_ioctl
+from kvmharness.kvm.registers import Regs
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import CpuidEntry, TdAttributes, Tdx, cpuid2, cpuid_entries, start_td
+from kvmharness.launch.tdx import TdAttributes, Tdx, start_td
 from kvmharness.launch.tdx_status import status_code
 from kvmharness.scenarios.grammar import words
 from kvmharness.scenarios.populate import pre_fault
@@ -45,10 +47,9 @@ _NO_ENTROPY = status_code("RND_NO_ENTROPY")
 _ENTROPY_RETRIES = 10
 
 
-def _configured(bench: TdxBench, vm: Vm, bits: int = 48) -> list[CpuidEntry]:
+def _configured(bench: TdxBench, vm: Vm, bits: int = 48) -> Cpuid:
     """The CPUID for INIT_VM, with guest addresses of `bits` bits."""
-    supported = cpuid_entries(bench.kvm.get_supported_cpuid())
-    return Tdx(vm).capabilities().configure(supported, bits)
+    return Tdx(vm).capabilities().configure(bench.kvm.get_supported_cpuid(), bits)
 
 
 # ------------------------------------------------------------------ sources
@@ -436,7 +437,7 @@ def _state_vcpu_after_finalize(bench: TdxBench) -> None:
 @tdx_scenario("tdx.state.run_before_finalize", "KVM_RUN before KVM_TDX_FINALIZE_VM")
 def _state_run_before_finalize(bench: TdxBench) -> None:
     vcpu = bench.machine.vcpus[0]
-    status = ioctl.run(vcpu.fileno(), vcpu.kvm_run, 1_000_000_000)
+    status = ioctl.run(vcpu.fileno(), vcpu.kvm_run.pointer, 1_000_000_000)
     bench.step("KVM_RUN", Result("KVM_RUN", status, max(-status, 0)))
 
 
@@ -446,7 +447,7 @@ def _state_registers(bench: TdxBench) -> None:
     vcpu = machine.vcpus[0]
     bench.step("KVM_GET_REGS", vcpu.try_.get_regs())
     bench.step("KVM_GET_SREGS", vcpu.try_.get_sregs())
-    bench.step("KVM_SET_REGS", vcpu.try_.set_regs(ffi.new("struct kvm_regs *")))
+    bench.step("KVM_SET_REGS", vcpu.try_.set_regs(Regs()))
 
 
 @tdx_scenario("tdx.state.unknown_command", "sub-command numbers nobody has")
@@ -516,7 +517,7 @@ def _state_readonly_command(bench: TdxBench) -> None:
 def _state_52_bits_without_leaf(bench: TdxBench) -> None:
     machine = bench.make(guest_address_bits=52)
     machine.set_private(0, 2 * PAGE_SIZE)
-    machine.vcpus[0].set_cpuid2(cpuid2([CpuidEntry(1, ecx=1 << 21)]))
+    machine.vcpus[0].set_cpuid2([CpuidEntry(1, ecx=1 << 21)])
     machine.tdx_vcpu().init_vcpu()
     source = bench.source("aligned", 1)
     bench.populate(0, 1, source)
@@ -788,7 +789,7 @@ def _end_key_reuse(bench: TdxBench) -> None:
 
 @tdx_scenario("tdx.end.out_of_keys", "more TDs at once than there are keys", "standin")
 def _end_out_of_keys(bench: TdxBench) -> None:
-    cpuid: list[CpuidEntry] = []
+    cpuid = Cpuid()
     for _ in range(tdx_standin.keys() + 1):
         machine = bench.stack.enter_context(bench.kvm.create_vm(VmType.TDX))
         machine.enable_split_irqchip()

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from kvmharness.kvm import ioctl, mapping, raw
 from kvmharness.kvm.clock import ClockData
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry, packed_entries
 from kvmharness.kvm.debug import DebugRegs, GuestDebug
 from kvmharness.kvm.device import Device
 from kvmharness.kvm.dirty import DirtyRing
@@ -51,12 +52,11 @@ from kvmharness.kvm.stats import StatsFd
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
-from kvmharness.launch import tdx as tdx_launch
 from kvmharness.launch.psp import SevDevice, SnpConfig
 from kvmharness.launch.sev import Snp
 from kvmharness.launch.sev_es import Sev
 from kvmharness.launch.source import SourceBuffer
-from kvmharness.launch.tdx import CpuidEntry, Tdx, TdxVcpu
+from kvmharness.launch.tdx import Tdx, TdxVcpu
 
 SMALL = 1 << 20
 MMAP_SIZE = 3 * PAGE_SIZE
@@ -359,8 +359,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "guarded_read": mapping.guarded_read,
     "guarded_write": mapping.guarded_write,
     "read_exit": read_exit,
-    "cpuid2": tdx_launch.cpuid2,
-    "cpuid_entries": tdx_launch.cpuid_entries,
+    "packed_entries": packed_entries,
+    "cpuid_from_bytes": Cpuid.from_bytes,
 }
 
 
@@ -380,7 +380,7 @@ def arguments(call: Callable[..., Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 #: Where the binding itself reads and writes memory by what it is given.
 _BY_SIZE = (
-    "call", "raw_ioctl", "read_exit", "decode", "brief", "cpuid_entries", "try_mmap",
+    "call", "raw_ioctl", "read_exit", "decode", "brief", "cpuid_from_bytes", "try_mmap",
     "vcpu.complete_io", "vm.try_.get_dirty_log", "vm.try_.set_user_memory_region2",
     "vm.try_.set_msr_filter", "device.try_.get_attr", "vcpu.try_.set_cpuid2",
     "snp.try_.launch_finish", "snp.try_.launch_start", "tdx.try_.init_vm", "snp.try_.command",

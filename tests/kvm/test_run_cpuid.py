@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kvmharness import Kvm, Machine, Vcpu, VmBuilder
+from kvmharness import Kvm, Machine, VmBuilder
+from kvmharness.kvm import ioctl
 from kvmharness.kvm.ffi import ffi
 from kvmharness.kvm.fields import size_behind
-from kvmharness.launch.tdx import cpuid_entries
 from kvmharness.machine.payload import ExitCase
 
 VCPUS = 3
@@ -32,7 +32,7 @@ def read(machine: Machine, vcpu: int, leaf: int, subleaf: int = 0) -> list[int]:
 
 @pytest.mark.scenario("run.cpuid.apic_ids")
 def test_each_vcpu_reads_its_own_apic_id(kvm: Kvm, builder: VmBuilder) -> None:
-    leaves = {entry.function for entry in cpuid_entries(kvm.get_supported_cpuid())}
+    leaves = {entry.function for entry in kvm.get_supported_cpuid()}
     with builder.build() as machine:
         for vcpu in range(VCPUS):
             assert read(machine, vcpu, 1)[1] >> 24 == vcpu
@@ -66,19 +66,20 @@ def test_kvm_is_given_as_many_entries_as_there_are(
     kvm: Kvm, builder: VmBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    set_cpuid2 = Vcpu.set_cpuid2
+    call = ioctl.call
 
-    def recorded(vcpu: Vcpu, cpuid: Any) -> int:
-        given.append(cpuid)
-        return set_cpuid2(vcpu, cpuid)
+    def recorded(fd: int, name: str, argument: Any = None, *more: Any, **named: Any) -> Any:
+        if name == "KVM_SET_CPUID2":
+            given.append(argument)
+        return call(fd, name, argument, *more, **named)
 
-    monkeypatch.setattr(Vcpu, "set_cpuid2", recorded)
+    monkeypatch.setattr(ioctl, "call", recorded)
     builder.build().close()
-    supported = cpuid_entries(kvm.get_supported_cpuid())
+    supported = kvm.get_supported_cpuid()
     topology = {entry.function for entry in supported} & {0xB, 0x1F}
     others = [entry for entry in supported if entry.function not in topology]
     assert len(given) == VCPUS
     for cpuid in given:
-        assert cpuid.nent == len(others) + 3 * len(topology) == len(cpuid_entries(cpuid))
+        assert cpuid.nent == len(others) + 3 * len(topology)
         room = size_behind(cpuid) - ffi.sizeof("struct kvm_cpuid2")
         assert room == cpuid.nent * ffi.sizeof("struct kvm_cpuid_entry2")

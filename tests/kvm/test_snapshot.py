@@ -14,7 +14,6 @@ from kvmharness.kvm.debug import DebugRegs
 from kvmharness.kvm.exits import HltExit, IoExit
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.irqchip import Irqchip
-from kvmharness.launch.tdx import cpuid2, cpuid_entries
 from kvmharness.machine.cpu_mode import enter
 from kvmharness.machine.payload import Mode
 from kvmharness.machine.snapshot import Snapshot
@@ -94,9 +93,9 @@ def test_what_is_restored_is_what_was_taken(vm_builder: Callable[..., VmBuilder]
         vcpu = machine.vcpus[0]
         leaves = [
             leaf.replaced(eax=0x6B63_6F6D) if leaf.function == BRAND else leaf
-            for leaf in cpuid_entries(vcpu.get_cpuid2())
+            for leaf in vcpu.get_cpuid2()
         ]
-        vcpu.set_cpuid2(cpuid2(leaves))
+        vcpu.set_cpuid2(leaves)
         vcpu.set_msrs({SYSENTER_CS: 0x18})
         vcpu.set_debugregs(DebugRegs(db=[1, 2, 3, 4], dr6=0xFFFF_0FF0, dr7=0x400))
         events = vcpu.get_vcpu_events()

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from kvmharness import Kvm, Machine, Vcpu, Vm, VmBuilder
+from kvmharness.kvm.cpuid import Cpuid
 from kvmharness.kvm.debug import BreakOn, Breakpoint, DebugRegs, GuestDebug
 from kvmharness.kvm.exits import DebugExit, HltExit, IoExit
 from kvmharness.kvm.ffi import lib
@@ -128,8 +128,8 @@ def test_cpuid_is_read_as_it_was_set(kvm: Kvm, vcpu: Vcpu) -> None:
     vcpu.set_cpuid2(supported)
     seen = vcpu.get_cpuid2()
 
-    def leaves(cpuid: Any) -> set[tuple[int, int]]:
-        return {(e.function, e.index) for e in cpuid.entries[0 : cpuid.nent]}
+    def leaves(cpuid: Cpuid) -> set[tuple[int, int]]:
+        return {(e.function, e.index) for e in cpuid}
 
     assert seen.nent > 10
     assert leaves(seen) <= leaves(supported)

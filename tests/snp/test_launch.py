@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness.kvm.ffi import ffi, lib
+from kvmharness.kvm.cpuid import CpuidEntry
+from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.system import Kvm
@@ -20,8 +21,8 @@ from kvmharness.launch.sev import (
     supported_policy_bits,
     supported_vmsa_features,
 )
+from kvmharness.launch.sev_structs import SnpLaunchFinish
 from kvmharness.launch.source import SourceBuffer
-from kvmharness.launch.tdx import CpuidEntry, cpuid_entries
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 
@@ -130,9 +131,7 @@ def test_finish_with_an_id_block_that_cannot_be_read(
     vm_builder: Callable[..., VmBuilder],
 ) -> None:
     with launched(vm_builder) as machine:
-        parameters = ffi.new("struct kvm_sev_snp_launch_finish *")
-        parameters.id_block_en = 1
-        parameters.id_block_uaddr = 0x10
+        parameters = SnpLaunchFinish(id_block_en=1, id_block_uaddr=0x10)
         result = machine.try_.snp.command(lib.KVM_SEV_SNP_LAUNCH_FINISH, parameters)
         assert result.errno_name == "EFAULT"
         assert machine.try_.snp.launch_finish().ok
@@ -178,12 +177,12 @@ def test_sev_and_sev_es_vms_are_made_by_init2(
 def test_a_guest_is_told_of_the_encryption_that_it_has(
     kvm: Kvm, vm_builder: Callable[..., VmBuilder], vm_type: str, features: int
 ) -> None:
-    supported = cpuid_entries(kvm.get_supported_cpuid())
+    supported = kvm.get_supported_cpuid()
     (host,) = (entry for entry in supported if entry.function == 0x8000_001F)
     c_bit = host.ebx & 0x3F if features else 0
     builder = vm_builder(vm_type).memory(0, 4 * PAGE_SIZE, "anonymous").vcpus(2)
     with builder.build() as machine:
         for vcpu in machine.vcpus:
-            leaves = {entry.function: entry for entry in cpuid_entries(vcpu.get_cpuid2())}
+            leaves = {entry.function: entry for entry in vcpu.get_cpuid2()}
             assert leaves[1].ebx >> 24 == vcpu.id
             assert leaves[0x8000_001F] == CpuidEntry(0x8000_001F, eax=features, ebx=c_bit)

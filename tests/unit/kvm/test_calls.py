@@ -16,6 +16,7 @@ from kvmharness.kvm.device import Device, get_device_attr_u64
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.guest_memfd import GuestMemfd
+from kvmharness.kvm.memory_encrypt import SevCommand, TdxCommand
 from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
@@ -184,12 +185,10 @@ def test_the_launch_command_brings_the_firmwares_code(kernel: FakeKernel, vm: Vm
         return -errno.EIO
 
     kernel.answers["KVM_MEMORY_ENCRYPT_OP"] = refuse
-    result = vm.try_.memory_encrypt_op(ffi.new("struct kvm_sev_cmd *"))
+    result = vm.try_.memory_encrypt_op(SevCommand())
     assert (result.errno_name, result.fw_error) == ("EIO", 0x16)
     kernel.answers["KVM_MEMORY_ENCRYPT_OP"] = 0
-    command = ffi.new("struct kvm_tdx_cmd *")
-    command.hw_error = 7
-    assert vm.try_.memory_encrypt_op(command).fw_error == 7
+    assert vm.try_.memory_encrypt_op(TdxCommand(hw_error=7)).fw_error == 7
 
 
 # ------------------------------------------------------------------ calls that make objects
@@ -304,7 +303,7 @@ def test_a_device_that_can_not_be_opened_is_missing(path: str, reason: str) -> N
 # ------------------------------------------------------------------ what the kernel fills in
 
 
-def test_cpuid_is_a_struct_for_the_vcpu(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu) -> None:
+def test_cpuid_is_a_list_for_the_vcpu(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu) -> None:
     def fill(cpuid: Any) -> int:
         assert cpuid.nent == 256
         cpuid.nent = 1
@@ -313,7 +312,7 @@ def test_cpuid_is_a_struct_for_the_vcpu(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu
 
     kernel.answers["KVM_GET_SUPPORTED_CPUID"] = fill
     cpuid = kvm.get_supported_cpuid()
-    assert (cpuid.nent, cpuid.entries[0].function) == (1, 0x4000_0000)
+    assert (cpuid.nent, cpuid[0].function) == (1, 0x4000_0000)
     vcpu.set_cpuid2(cpuid)
     assert (kernel.name, kernel.argument["nent"]) == ("KVM_SET_CPUID2", 1)
 
@@ -421,11 +420,10 @@ def test_attributes_on_the_file_say_where_they_failed(kernel: FakeKernel) -> Non
 
 def test_device_attributes(kernel: FakeKernel, kvm: Kvm) -> None:
     device = Device(DEVICE_FD)
-    value = ffi.new("__u64 *", 5)
     kernel.answers["KVM_SET_DEVICE_ATTR"] = lambda attribute: (
         0 if ffi.cast("__u64 *", attribute.addr)[0] == 5 else -errno.EINVAL
     )
-    device.set_attr(1, 2, value)
+    device.set_attr(1, 2, (5).to_bytes(8, "little"))
     assert (kernel.fd, kernel.name) == (DEVICE_FD, "KVM_SET_DEVICE_ATTR")
     assert {key: kernel.argument[key] for key in ("flags", "group", "attr")} == {
         "flags": 0,
@@ -443,8 +441,7 @@ def test_device_attributes(kernel: FakeKernel, kvm: Kvm) -> None:
     kernel.answers["KVM_GET_DEVICE_ATTR"] = fill
     assert get_device_attr_u64(kvm, 1, 0).value == 0x1234
     device = Device(DEVICE_FD)
-    device.get_attr(1, 2, value)
-    assert value[0] == 0x1234
+    assert device.get_attr(1, 2, 8) == (0x1234).to_bytes(8, "little")
     disowned(device)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import pytest
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
 from kvmharness.kvm import vm as vm_module
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry
 from kvmharness.kvm.device import Device
 from kvmharness.kvm.exit_reader import read_exit
-from kvmharness.kvm.exits import Exit, IoExit, MmioExit
+from kvmharness.kvm.exits import Exit, HltExit, IoExit, MmioExit
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.mapping import (
@@ -29,11 +31,13 @@ from kvmharness.kvm.mapping import (
     try_mmap,
 )
 from kvmharness.kvm.raw import raw_ioctl
+from kvmharness.kvm.registers import Regs
+from kvmharness.kvm.run_page import KvmRun
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
 from kvmharness.launch.sev import Snp
-from kvmharness.launch.tdx import CpuidEntry, Tdx, TdxVcpu, cpuid2, cpuid_entries
+from kvmharness.launch.tdx import Tdx, TdxInitMemRegion, TdxVcpu
 
 from .fake_kernel import FakeKernel
 
@@ -120,14 +124,15 @@ def test_an_attribute_longer_than_its_value_faults_in_the_kernels_copy(
     kernel.answers["KVM_SET_DEVICE_ATTR"] = lambda attribute: len(
         guarded_read(int(attribute.addr), 8)
     )
-    value = ffi.new("__u64[]", 2)
     with Device(os.dup(0)) as device:
-        assert device.try_.get_attr(0, 0, ffi.new("__u64 *")).errno_name == "EFAULT"
-        assert device.try_.get_attr(0, 0, value).ok
-        assert bytes(ffi.buffer(value)) == b"\xff" * 16
-        for wrong in (None, 5, b"bytes", ffi.NULL, ffi.cast("void *", 0x1000)):
-            with pytest.raises(TypeError):
-                device.get_attr(0, 0, wrong)
+        assert device.try_.get_attr(0, 0, 8).errno_name == "EFAULT"
+        assert device.try_.get_attr(0, 0, 16).value == b"\xff" * 16
+        assert device.try_.set_attr(0, 0, bytes(8)).ok
+        assert device.try_.set_attr(0, 0, Regs()).ok
+        wrong: Any
+        for wrong in (None, 5, "text", ffi.NULL, ffi.cast("void *", 0x1000)):
+            with pytest.raises(TypeError, match=r"^value: bytes are required, not "):
+                device.set_attr(0, 0, wrong)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 8), (64, 8), (65, 16), (0x600 * 8, 0x600)])
@@ -236,42 +241,53 @@ def test_an_id_block_has_the_length_that_the_firmware_reads(
 
 
 def test_structs_are_checked_by_type(kernel: FakeKernel, kvm: Kvm, vcpu: Vcpu) -> None:
-    regs, sregs, cpuid = vcpu.get_regs(), vcpu.get_sregs(), kvm.get_supported_cpuid()
+    regs, sregs, sregs2 = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_sregs2()
+    cpuid = kvm.get_supported_cpuid()
     kernel.name = ""
-    wrong: list[Any] = [None, 5, b"x" * 4096, "struct kvm_regs *", ffi.NULL]
-    for call, others in (
-        (vcpu.set_regs, [sregs, cpuid, *wrong]),
-        (vcpu.set_sregs, [regs, cpuid, *wrong]),
-        (vcpu.set_cpuid2, [regs, sregs, *wrong]),
+    wrong: list[Any] = [None, 5, b"x" * 4096, "struct kvm_regs *", ffi.NULL, regs.pointer]
+    call: Callable[[Any], object]
+    for call, kind, others in (
+        (vcpu.set_regs, "Regs", [sregs, cpuid, *wrong]),
+        (vcpu.set_sregs, "Sregs", [regs, cpuid, sregs2, *wrong]),
+        (vcpu.set_sregs2, "Sregs2", [regs, cpuid, sregs, *wrong]),
+        (vcpu.set_cpuid2, "Cpuid", [regs, sregs, *wrong]),
     ):
         for other in others:
-            with pytest.raises(TypeError, match=r"a struct kvm_\w+ \* is required, not "):
+            with pytest.raises(TypeError, match=rf"^a {kind} is required, not \w+"):
                 call(other)
+    with pytest.raises(TypeError, match=r"^cpuid\[1\]: a CpuidEntry is required, not Regs"):
+        vcpu.set_cpuid2([CpuidEntry(0), regs])  # type: ignore[list-item]
     assert kernel.name == ""
     vcpu.set_regs(regs)
     vcpu.set_sregs(sregs)
     vcpu.set_cpuid2(cpuid)
 
 
-def test_a_cpuid_has_no_more_entries_than_it_was_made_with(kernel: FakeKernel, vcpu: Vcpu) -> None:
-    cpuid = cpuid2([CpuidEntry(0), CpuidEntry(1)])
-    cpuid.nent = 3
-    with pytest.raises(ValueError, match="KVM_SET_CPUID2: nent is 3, of 2 that there are"):
-        vcpu.set_cpuid2(cpuid)
-    with pytest.raises(ValueError, match="nent is 3, of 2 entries"):
-        cpuid_entries(cpuid)
-    assert kernel.name == ""
-    cpuid.nent = 1
-    vcpu.set_cpuid2(cpuid)
-    assert len(cpuid_entries(cpuid)) == 1
+def test_a_cpuid_has_as_many_entries_as_it_says(kernel: FakeKernel, vcpu: Vcpu) -> None:
+    def too_many(cpuid: Any) -> int:
+        cpuid.nent = 10_000_000
+        return 0
+
+    kernel.answers["KVM_GET_CPUID2"] = too_many
+    assert len(vcpu.get_cpuid2()) == 256
+    given = bytes(Cpuid([CpuidEntry(0), CpuidEntry(1)]))
+    for nent in (0, 1, 3, 2**32 - 1):
+        with pytest.raises(ValueError, match=f"nent is {nent}, of 2 entries"):
+            Cpuid.from_bytes(nent.to_bytes(4, "little") + given[4:])
+    for size in (0, 7, 9, len(given) - 1):
+        with pytest.raises(ValueError, match=f"{size} bytes are no struct kvm_cpuid2"):
+            Cpuid.from_bytes(given[:size])
 
 
-def test_launch_commands_are_checked_by_type(kernel: FakeKernel, vm: Vm) -> None:
-    region = ffi.new("struct kvm_tdx_init_mem_region *")
-    for wrong in (None, 5, region, ffi.NULL):
-        with pytest.raises(TypeError):
+def test_launch_commands_are_checked_by_type(kernel: FakeKernel, vm: Vm, vcpu: Vcpu) -> None:
+    region = TdxInitMemRegion()
+    wrong: Any
+    for wrong in (None, 5, region, ffi.NULL, ffi.new("struct kvm_sev_cmd *")):
+        with pytest.raises(TypeError, match=r"^a SevCommand or a TdxCommand is required, not "):
             vm.memory_encrypt_op(wrong)
-    with pytest.raises(TypeError, match="a struct kvm_sev_snp_launch_start \\* is required"):
+        with pytest.raises(TypeError, match=r"^a TdxCommand is required, not "):
+            vcpu.memory_encrypt_op(wrong)
+    with pytest.raises(TypeError, match="a SnpLaunchStart is required, not TdxInitMemRegion"):
         Snp(vm, -1).try_.command(lib.KVM_SEV_SNP_LAUNCH_START, region)
     with pytest.raises(TypeError, match="a struct kvm_tdx_init_vm \\* is required, not int"):
         Tdx(vm).try_.command(lib.KVM_TDX_INIT_VM, 0x10)
@@ -283,7 +299,7 @@ def test_launch_commands_are_checked_by_type(kernel: FakeKernel, vm: Vm) -> None
 
 
 def test_a_command_nobody_knows_gets_a_copy_with_a_fence(kernel: FakeKernel, vm: Vm) -> None:
-    parameters = ffi.new("struct kvm_tdx_init_mem_region *", {"gpa": 7})
+    parameters = TdxInitMemRegion(gpa=7)
 
     def answer(command: Any) -> int:
         size = ffi.sizeof("struct kvm_tdx_init_mem_region")
@@ -350,9 +366,25 @@ def test_a_list_says_no_more_than_it_has(kernel: FakeKernel) -> None:
 
 
 def test_the_run_page_of_a_closed_vcpu(kernel: FakeKernel, vcpu: Vcpu) -> None:
-    kept = vcpu.kvm_run
-    kept.exit_reason = lib.KVM_EXIT_HLT
+    view = vcpu.kvm_run
+    view.exit_reason = lib.KVM_EXIT_HLT
+    assert isinstance(view.exit, HltExit)
+    kept, copied, part = view.pointer, copy.copy(view), view.sync.regs
+    part.rax = 5
     vcpu.close()
+    uses: list[Callable[[KvmRun], object]] = [
+        lambda run: run.exit_reason,
+        lambda run: run.exit,
+        lambda run: run.sync,
+        bytes,
+        repr,
+    ]
+    for use in uses:
+        with pytest.raises(HarnessError, match="the vCPU is closed"):
+            use(view)
+    with pytest.raises(HarnessError, match="the vCPU is closed"):
+        view.immediate_exit = 1
+    assert isinstance(copied.exit, HltExit)
     closed = "vCPU 3 is closed"
     with pytest.raises(HarnessError, match=closed):
         _ = vcpu.kvm_run
@@ -368,6 +400,8 @@ def test_the_run_page_of_a_closed_vcpu(kernel: FakeKernel, vcpu: Vcpu) -> None:
     # Memory still, of nobody's: who kept the pointer may write where it points.
     assert kept.exit_reason == 0
     kept.immediate_exit = 1
+    assert part.rax == 0
+    part.rax = 1
 
 
 @pytest.mark.parametrize(
@@ -402,7 +436,7 @@ def test_an_answer_longer_than_the_access(kernel: FakeKernel, vcpu: Vcpu) -> Non
 
 
 def test_an_exit_whose_data_lies_outside_the_run_page(kernel: FakeKernel, vcpu: Vcpu) -> None:
-    run = vcpu.kvm_run
+    run = vcpu.kvm_run.pointer
     run.exit_reason = lib.KVM_EXIT_IO
     run.io.size, run.io.count, run.io.data_offset = 1, 1, 8191
     run.io.direction = lib.KVM_EXIT_IO_OUT

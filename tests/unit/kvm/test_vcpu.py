@@ -302,7 +302,7 @@ def test_a_closed_vcpu_runs_no_more(vcpu: Vcpu, steps: list[Step]) -> None:
 
 
 def test_answers_go_where_the_kernel_reads_them(vcpu: Vcpu) -> None:
-    run = vcpu.kvm_run
+    run = vcpu.kvm_run.pointer
     io = IoExit(lib.KVM_EXIT_IO, False, 0x3F8, 2, 2, b"", 4096)
     vcpu._mapping.write(4096, b"xxxxxx")
     vcpu.complete_io(io, b"123")
@@ -356,7 +356,7 @@ def test_no_timer_is_left_behind(vcpu: Vcpu) -> None:
     returned: list[int] = []
 
     def run() -> None:
-        returned.extend(lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) for _ in range(3))
+        returned.extend(lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 10**9) for _ in range(3))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
     resource.setrlimit(resource.RLIMIT_SIGPENDING, (min(soft, 1000), hard))
@@ -372,12 +372,12 @@ def test_no_timer_is_left_behind(vcpu: Vcpu) -> None:
 
 
 def test_a_forked_child_has_a_timer_and_a_thread_id_of_its_own(vcpu: Vcpu) -> None:
-    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9) == -errno.ENOTTY
+    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 10**9) == -errno.ENOTTY
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            ran = lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+            ran = lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 10**9)
             status = 0 if (ran, lib.kvmh_thread_id()) == (-errno.ENOTTY, os.getpid()) else 2
         finally:
             os._exit(status)
@@ -386,7 +386,7 @@ def test_a_forked_child_has_a_timer_and_a_thread_id_of_its_own(vcpu: Vcpu) -> No
 
 def test_nothing_is_left_armed(vcpu: Vcpu) -> None:
     """Else the deadline of one run would interrupt what its thread does next."""
-    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 20_000_000) == -errno.ENOTTY
+    assert lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 20_000_000) == -errno.ENOTTY
     assert signal.sigtimedwait({signal.SIGRTMIN + 5}, 0.1) is None
 
 
@@ -394,10 +394,10 @@ def test_a_blocked_signal_stays_blocked(vcpu: Vcpu) -> None:
     mine = {signal.SIGRTMIN + 5}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, mine)
     try:
-        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 10**9)
         assert mine <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, mine)
-        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run, 10**9)
+        lib.kvmh_run(vcpu.fileno(), vcpu.kvm_run.pointer, 10**9)
         assert not mine & signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

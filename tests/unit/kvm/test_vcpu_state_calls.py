@@ -343,7 +343,7 @@ def test_numbers_behind_a_pointer(kernel: FakeKernel, vcpu: Vcpu) -> None:
 
 
 def test_answers_are_written_to_the_run_page(vcpu: Vcpu) -> None:
-    run = vcpu.kvm_run
+    run = vcpu.kvm_run.pointer
     vcpu.complete_hyperv(2**64 - 1)
     assert run.hyperv.u.hcall.result == 2**64 - 1
     vcpu.complete_xen(-1)

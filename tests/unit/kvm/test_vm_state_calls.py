@@ -319,7 +319,7 @@ def test_a_closed_vcpu_has_no_ring(vcpu: Vcpu) -> None:
 
 
 def coalesced_ring(vcpu: Vcpu) -> Any:
-    page = ffi.cast("char *", vcpu.kvm_run) + lib.KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE
+    page = ffi.cast("char *", vcpu.kvm_run.pointer) + lib.KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE
     return ffi.cast("struct kvm_coalesced_mmio_ring *", page)
 
 

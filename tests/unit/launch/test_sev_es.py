@@ -16,6 +16,7 @@ from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev_es import GuestStatus, Sev, SevPolicy, SevState
+from kvmharness.launch.sev_structs import SevGuestStatus
 
 VM_FD = 1002  # no fd of this process: it reaches the fake KVM alone
 INVALID_LEN = lib.SEV_RET_INVALID_LEN
@@ -210,6 +211,6 @@ def test_debugging_goes_through_buffers_of_its_own(kvm: FakeSev, sev: Sev) -> No
 
 
 def test_a_command_takes_its_own_struct_alone(kvm: FakeSev, sev: Sev) -> None:
-    with pytest.raises(TypeError, match="a struct kvm_sev_dbg \\* is required"):
-        sev.try_.command(lib.KVM_SEV_DBG_DECRYPT, ffi.new("struct kvm_sev_guest_status *"))
+    with pytest.raises(TypeError, match="a SevDbg is required, not SevGuestStatus"):
+        sev.try_.command(lib.KVM_SEV_DBG_DECRYPT, SevGuestStatus())
     assert not kvm.commands

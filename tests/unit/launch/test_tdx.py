@@ -11,18 +11,15 @@ import pytest
 
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry, read_cpuid
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.result import KvmError, Result
+from kvmharness.kvm.result import KvmError
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.tdx import (
-    CpuidEntry,
     Tdx,
     TdxCapabilities,
     TdxVcpu,
-    _read_entries,
-    cpuid2,
-    cpuid_entries,
 )
 
 VM_FD = 1002  # no fd of this process: it reaches the fake KVM alone
@@ -70,19 +67,8 @@ def tdx(kvm: FakeTdx) -> Iterator[Tdx]:
 class _FakeVcpu:
     """As much of a vCPU as TdxVcpu takes."""
 
-    class Try:
-        def memory_encrypt_op(
-            self, command: Any, *, show: Any = None, **_for_the_trace: Any
-        ) -> Result[int]:
-            return ioctl.call(
-                VCPU_FD,
-                "KVM_MEMORY_ENCRYPT_OP",
-                command,
-                show=show,
-                fw_error=lambda: int(command.hw_error),
-            )
-
-    try_ = Try()
+    def fileno(self) -> int:
+        return VCPU_FD
 
 
 @pytest.fixture
@@ -105,7 +91,7 @@ def test_init_vm_fills_the_struct(kvm: FakeTdx, tdx: Tdx) -> None:
             mrownerconfig=bytes(ffi.buffer(data.mrownerconfig)),
             reserved=[int(word) for word in data.reserved],
             nent=int(data.cpuid.nent),
-            cpuid=list(_read_entries(data.cpuid, data.cpuid.nent)),
+            cpuid=list(read_cpuid(data.cpuid, data.cpuid.nent)),
         )
         return 0
 
@@ -169,7 +155,7 @@ def test_capabilities_asks_again_with_more_room(kvm: FakeTdx, tdx: Tdx) -> None:
     capabilities = tdx.capabilities(0)
     assert asked == [0, 1, 2, 4, 8, 16, 32]
     assert capabilities.supported_attrs == 1 << 28
-    assert capabilities.cpuid == (CpuidEntry(0),)
+    assert capabilities.cpuid == Cpuid([CpuidEntry(0)])
 
 
 def test_capabilities_gives_up_at_kvms_own_limit(kvm: FakeTdx, tdx: Tdx) -> None:
@@ -180,9 +166,8 @@ def test_capabilities_gives_up_at_kvms_own_limit(kvm: FakeTdx, tdx: Tdx) -> None
 
 
 def test_cpuid_is_cut_to_what_may_be_configured() -> None:
-    capabilities = TdxCapabilities(
-        0, 0, 0, 0, 0, 0, (CpuidEntry(7, 1, 0xF0, 0, 0xF), CpuidEntry(0x80000008, 0, 0xFF00FF))
-    )
+    allowed = Cpuid([CpuidEntry(7, 1, 0xF0, 0, 0xF), CpuidEntry(0x80000008, 0, 0xFF00FF)])
+    capabilities = TdxCapabilities(0, 0, 0, 0, 0, 0, allowed)
     supported = [
         CpuidEntry(1, 0, 1, 2, 3, 4),
         CpuidEntry(7, 0, 0xFF),
@@ -195,11 +180,6 @@ def test_cpuid_is_cut_to_what_may_be_configured() -> None:
     ]
     wide = capabilities.configure(supported, guest_address_bits=52)
     assert wide[1].eax == 52 << 16 | 0x28
-
-
-def test_cpuid_entries_survive_the_struct() -> None:
-    entries = [CpuidEntry(7, 1, 2, 3, 4, 5, 6), CpuidEntry(0xFFFFFFFF)]
-    assert cpuid_entries(cpuid2(entries)) == entries
 
 
 # ------------------------------------------------------------------ the vCPU's commands

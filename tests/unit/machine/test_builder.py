@@ -10,8 +10,9 @@ import pytest
 
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
+from kvmharness.kvm.cpuid import Cpuid, CpuidEntry, read_cpuid
+from kvmharness.kvm.ffi import ffi
 from kvmharness.kvm.system import Kvm
-from kvmharness.launch.tdx import CpuidEntry, cpuid2, cpuid_entries
 from kvmharness.machine.builder import PAGE_TABLE_GPA, VmBuilder
 from kvmharness.machine.cpu_mode import descriptor_tables
 
@@ -43,7 +44,7 @@ class Recorded(FakeKernel):
     def issue(self, fd: int, request: int, argument: Any) -> int:
         returned = super().issue(fd, request, argument)
         if self.name == "KVM_SET_CPUID2":  # what is decoded leaves out arrays without a length
-            self.argument = cpuid_entries(argument)
+            self.argument = list(read_cpuid(argument, argument.nent))
         self.calls.append((self.name, self.argument))
         return returned
 
@@ -52,10 +53,8 @@ class Recorded(FakeKernel):
 
     @staticmethod
     def _supported(argument: Any) -> int:
-        given = cpuid2(SUPPORTED)
-        argument.nent = given.nent
-        for index in range(given.nent):
-            argument.entries[index] = given.entries[index]
+        given = bytes(Cpuid(SUPPORTED))
+        ffi.memmove(argument, given, len(given))
         return 0
 
 

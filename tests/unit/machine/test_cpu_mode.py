@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.registers import Regs, Segment, Sregs
 from kvmharness.machine.cpu_mode import descriptor_tables, enter, page_tables, page_tables_size
 from kvmharness.machine.payload import Mode
 
@@ -68,21 +66,21 @@ class FakeVcpu:
     """Registers in memory; what a vCPU was given."""
 
     def __init__(self) -> None:
-        self.sregs = ffi.new("struct kvm_sregs *")
-        self.regs = ffi.new("struct kvm_regs *")
+        self.sregs = Sregs()
+        self.regs = Regs()
         # Something a reset leaves, and something an earlier mode would.
         self.sregs.tr.type = 11
         self.sregs.cs.base = 0xFFFF_0000
         self.sregs.cs.selector = 0xF000
         self.sregs.gdt.limit = 0xFFFF
 
-    def get_sregs(self) -> Any:
+    def get_sregs(self) -> Sregs:
         return self.sregs
 
-    def set_sregs(self, sregs: Any) -> None:
+    def set_sregs(self, sregs: Sregs) -> None:
         self.sregs = sregs
 
-    def set_regs(self, regs: Any) -> None:
+    def set_regs(self, regs: Regs) -> None:
         self.regs = regs
 
 
@@ -94,7 +92,7 @@ def entered(
     return vcpu
 
 
-def data_segments(vcpu: FakeVcpu) -> list[Any]:
+def data_segments(vcpu: FakeVcpu) -> list[Segment]:
     sregs = vcpu.sregs
     return [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss]
 
@@ -197,5 +195,5 @@ def test_registers_are_passed_by_name_and_the_rest_is_zero() -> None:
 
 
 def test_a_register_that_does_not_exist_is_a_mistake() -> None:
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match="Regs has no field rzx"):
         entered(Mode.LONG_CPL0, rzx=1)
