@@ -41,6 +41,10 @@ COMMANDS = {
         "What a scenario tries, where it is, what kernels promise of it.",
     ),
     "host": ("kvmharness.commands.host:host", "Emulated hosts: list, prepare, shell, run."),
+    "kernel": (
+        "kvmharness.commands.kernel:kernel",
+        "Kernels of your own: what they must have configured.",
+    ),
     "trace": ("kvmharness.commands.trace:trace", "Show a trace of ioctls."),
 }
 

@@ -77,14 +77,14 @@ def build(kernel: str, command: str | None) -> None:
     Raises NotThisCommit for a commit that does not build, UsageError for what is no tree, and for a
     command that leaves no image of this commit.
     """
-    from kvmharness.kernels import kernels, spec
+    from kvmharness.kernels import kernels, spec, trees
 
     asked = spec.parse(kernel)
     if not asked.is_tree:
         raise UsageError(f"--bisect takes the path of a kernel tree, not {kernel}")
     tree = Path(asked.base).expanduser().resolve()
     booted = {name.replace("_", "-") for name in kernels.WANTED}
-    modules = (path for name, path in kernels.modules_in_tree(tree).items() if name in booted)
+    modules = (path for name, path in trees.modules_below(tree).items() if name in booted)
     for made in (tree / _IMAGE, *modules):
         made.unlink(missing_ok=True)
     words = command or shlex.join(

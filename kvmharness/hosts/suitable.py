@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from kvmharness.host_kinds import EmulatedKind
+from kvmharness.kernels import config as kernel_config
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.release import parse_series
 
@@ -19,6 +20,9 @@ def why_not(kind: EmulatedKind, kernel: Kernel) -> str | None:
         return "it takes a packaged kernel (--kernel 7.3), not a build tree"
     if kind.rebuilt and not kernel.headers:
         return f"the headers to build {', '.join(kind.rebuilt)} with are not packaged"
+    config = None if kernel.tree is None else kernel_config.of_tree(kernel.tree)
+    if config is not None and (lacking := kernel_config.why_not(config, kind.name)):
+        return lacking
     for needed in (*kind.required, *ROOT_MODULES):
         # A tree's own kernel may have the root's built in; what the stand-in goes between may not.
         built_in = kernel.tree is not None and needed not in kind.required

@@ -183,7 +183,9 @@ def get(wanted: str, *, update: bool = False) -> Kernel:
     MissingCapability with the reason.
     """
     if spec.is_tree(wanted):
-        return _from_tree(Path(wanted).expanduser().resolve())
+        from kvmharness.kernels import trees
+
+        return trees.get(Path(wanted))
     held = {k.release: k for k in cached() if names_release(wanted, k.release)}
     if held and not update and wanted != spec.NEWEST:
         return held[max(held, key=packages.version_key)]
@@ -273,7 +275,7 @@ def _fetch(candidate: Candidate) -> Kernel:
             images = list((directory / "files").rglob("vmlinuz*"))
             if not images:
                 raise packages.PackageUnavailable(f"no kernel image in {debs[0].name}")
-            image = _unpack_image(images[0].read_bytes(), made)
+            image = unpack_image(images[0].read_bytes(), made)
         for deb in headers:
             # Kept: point releases leave the archive, and a changed module is built again.
             (made / "headers" / deb.name).write_bytes(deb.read_bytes())
@@ -304,20 +306,21 @@ def _unpack(debs: Sequence[Path], files: Path, modules: Path) -> None:
                 deb,
                 files,
                 lambda path, missing=missing: (
-                    _module_name(path) in missing  # type: ignore[misc]
+                    module_name(path) in missing  # type: ignore[misc]
                     or Path(path).name.startswith("vmlinuz")
                 ),
             )
         asked |= missing
         for path in files.rglob("*.ko*"):
-            name = _module_name(str(path))
+            name = module_name(str(path))
             data = elf.unsigned(decompress(path.read_bytes()))
             (modules / f"{name}.ko").write_bytes(data)
             path.unlink()
             wanted |= {needed.replace("_", "-") for needed in elf.Module(data).depends()}
 
 
-def _module_name(path: str) -> str | None:
+def module_name(path: str) -> str | None:
+    """Return the name of the module in a file of this path, as in ``kvm-amd``; None for others."""
     match = re.search(r"([^/]+)\.ko(?:\.(?:xz|zst|gz))?$", path)
     return match[1].replace("_", "-") if match else None
 
@@ -370,52 +373,9 @@ def _has_pvh_note(vmlinux: bytes) -> bool:
     return any(struct.pack("<III", 4, size, 18) + b"Xen\0" in vmlinux for size in (4, 8))
 
 
-def _unpack_image(image: bytes, directory: Path) -> Path:
+def unpack_image(image: bytes, directory: Path) -> Path:
+    """Write what QEMU is to start of a bzImage to `directory`, and return the file."""
     vmlinux = unpack_vmlinux(image)
     path = directory / ("vmlinux" if vmlinux else "bzImage")
     path.write_bytes(vmlinux or image)
     return path
-
-
-def modules_in_tree(tree: Path) -> dict[str, Path]:
-    """Return the modules built in `tree`, by name as in ``kvm-amd``."""
-    named = ((_module_name(str(path)), path) for path in tree.rglob("*.ko"))
-    return {name: path for name, path in named if name is not None}
-
-
-def _from_tree(tree: Path) -> Kernel:
-    """Return the kernel built in `tree`: its bzImage, and the wanted modules found there."""
-    from kvmharness.kernels import elf
-
-    release_file = tree / "include/config/kernel.release"
-    image = tree / "arch/x86/boot/bzImage"
-    for needed in (release_file, image, tree / "Module.symvers"):
-        if not needed.exists():
-            raise MissingCapability(
-                f"kernel {tree}",
-                f"{needed.relative_to(tree)} is missing: build the kernel and its modules there",
-            )
-    release = release_file.read_text().strip()
-    data = image.read_bytes()
-    found = modules_in_tree(tree)
-    digest = hashlib.sha256(data)
-    modules: dict[str, bytes] = {}
-    wanted = [name.replace("_", "-") for name in WANTED]
-    while wanted:
-        name = wanted.pop(0)
-        if name in found and name not in modules:
-            modules[name] = elf.unsigned(found[name].read_bytes())
-            digest.update(modules[name])
-            wanted += [n.replace("_", "-") for n in elf.Module(modules[name]).depends()]
-    directory = cache.cache_dir() / "trees" / digest.hexdigest()[:16]
-    with cache.locked(f"tree-{directory.name}"):
-        if not directory.exists():
-            with cache.staging("tree") as stage:
-                made = stage / "tree"
-                (made / "modules").mkdir(parents=True)
-                _unpack_image(data, made)
-                for name, content in modules.items():
-                    (made / "modules" / f"{name}.ko").write_bytes(content)
-                cache.publish(made, directory)
-    images = [p for p in (directory / "vmlinux", directory / "bzImage") if p.exists()]
-    return Kernel(release, images[0], directory / "modules", f"build tree {tree}", tree=tree)

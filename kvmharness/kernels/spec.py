@@ -4,9 +4,9 @@
     BASE[+PATCHES]...[:VARIANT]
 
 BASE is a series (6.12: the newest point release of it), a release, or ``newest``; or a path: what
-has a slash in it or is a directory is a kernel build tree. PATCHES are applied to the source that
-the kernel was packaged from: a file or directory, or whatever else series_source.py reads. VARIANT
-is a configuration that differs from the packaged one.
+has a slash in it or is a directory is a kernel build tree, or a bzImage. PATCHES are applied to the
+source that the kernel was packaged from: a file or directory, or whatever else series_source.py
+reads. VARIANT is a configuration that differs from the packaged one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def parse(wanted: str) -> Spec:
     """Return what `wanted` names; UsageError, in one line, for what can name no kernel."""
     if is_tree(wanted):
         base, variant = _tree_and_variant(wanted)
-        if not Path(base).expanduser().is_dir():
-            raise UsageError(f"kernel {wanted}: no such directory")
+        if not Path(base).expanduser().exists():
+            raise UsageError(f"kernel {wanted}: no such file or directory")
         return Spec(base, variant=variant, is_tree=True)
     match = _BASE.match(wanted)
     rest = wanted[match.end() :] if match else ""

@@ -112,7 +112,7 @@ def test_without_kvm_the_column_says_so() -> None:
         (["--host", "mars"], "--host mars: snp scenarios are observed on native or emulated-snp"),
         (["--host", "native", "--kernel", "6.12"], "--kernel is for emulated hosts"),
         (["--kernel", "nonsense"], "give a series (6.12), newest, or the path"),
-        (["--kernel", "./no/tree"], "no such directory"),
+        (["--kernel", "./no/tree"], "no such file or directory"),
         (["snp.sauce"], "no scenario is called 'snp.sauce'; close to it: snp.source"),
         (["--json", "/absent/file"], "can't write /absent/file: No such file"),
         (["--json", "same", "--html", "./same"], "same file"),

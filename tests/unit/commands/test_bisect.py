@@ -221,7 +221,7 @@ def test_a_verdict_is_the_status_that_git_takes_for_it(
     [
         ({"options": ("--smpp", "2")}, ""),
         ({"kernel": "7.3"}, "takes the path of a kernel tree"),
-        ({"kernel": "/no/such/tree"}, "no such directory"),
+        ({"kernel": "/no/such/tree"}, "no such file or directory"),
         ({"options": ("--module-option", "x")}, "give MODULE.NAME=VALUE"),
     ],
 )

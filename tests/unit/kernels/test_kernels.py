@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import lzma
 import struct
-from pathlib import Path
 
 import pytest
 
@@ -94,11 +93,6 @@ def test_headers_make_a_release_preferred() -> None:
 def test_a_binary_without_its_modules_is_no_kernel() -> None:
     with pytest.raises(MissingCapability, match=r"kernel 6\.19: the archive has only 6\.1, 6\.12"):
         kernels.choose("6.19", kernels.parse_candidates(_LISTING))
-
-
-def test_an_unbuilt_tree_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(MissingCapability, match=r"kernel\.release is missing: build the kernel"):
-        kernels.get(str(tmp_path))
 
 
 @pytest.mark.parametrize("pvh", [True, False])

@@ -44,7 +44,7 @@ def test_what_names_no_kernel_is_a_usage_error(wanted: str) -> None:
 
 
 def test_a_missing_tree_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         spec.parse(str(tmp_path / "linux"))
 
 
