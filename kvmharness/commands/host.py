@@ -61,6 +61,13 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A directory that can be written from inside (all others can only be read).",
         ),
         click.option(
+            "--module",
+            "modules",
+            metavar="NAME=PATH",
+            multiple=True,
+            help="A module of your own in place of the kernel's, such as kvm=kvm.ko. Repeatable.",
+        ),
+        click.option(
             "--module-option",
             "module_options",
             metavar="MODULE.NAME=VALUE",
@@ -140,13 +147,14 @@ def shell(
     smp: int,
     memory: int,
     shares: tuple[Path, ...],
+    modules: tuple[str, ...],
     module_options: tuple[str, ...],
     append: str,
 ) -> int:
     """Open a shell inside, in the current directory. Leave it with exit."""
     from kvmharness.kernels.module_options import parse
 
-    ready = _prepare(kind, kernel, parse(module_options))
+    ready = _prepare(kind, kernel, modules, parse(module_options))
     program = os.environ.get("SHELL", "/bin/sh")
     click.echo(f"booting Linux {ready.facts['kernel']} (emulated) ...", err=True)
     result = ready.shell(
@@ -179,6 +187,7 @@ def run(
     smp: int,
     memory: int,
     shares: tuple[Path, ...],
+    modules: tuple[str, ...],
     module_options: tuple[str, ...],
     append: str,
     timeout: float,
@@ -199,7 +208,7 @@ def run(
     options = parse(module_options)
 
     def boot(env: dict[str, str] | None = None) -> HostRun:
-        result = _prepare(kind, kernel, options).run(
+        result = _prepare(kind, kernel, modules, options).run(
             command,
             timeout=timeout,
             env=env,
@@ -219,10 +228,13 @@ def run(
     return boot().exit_status
 
 
-def _prepare(kind: str, kernel: str, module_options: tuple[str, ...]) -> EmulatedHost:
+def _prepare(
+    kind: str, kernel: str, modules: tuple[str, ...], module_options: tuple[str, ...]
+) -> EmulatedHost:
     from kvmharness.hosts.emulated import EmulatedHost
 
-    return EmulatedHost.prepare(kind, kernel).with_module_options(module_options)
+    host = EmulatedHost.prepare(kind, kernel).with_modules(modules)
+    return host.with_module_options(module_options)
 
 
 def _tell(result: HostRun) -> None:

@@ -35,6 +35,14 @@ _EMULATED = "emulated"
     help="A kernel to observe: a series (6.12), newest, or a kernel build tree. Repeatable.",
 )
 @click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Observe each emulated kernel once more with a module of your own in place of its, such "
+    "as kvm=kvm.ko, in a column of its own. Repeatable, for that column.",
+)
+@click.option(
     "--module-option",
     "module_options",
     multiple=True,
@@ -74,6 +82,7 @@ _EMULATED = "emulated"
 def matrix(
     select: tuple[str, ...],
     kernels: tuple[str, ...],
+    modules: tuple[str, ...],
     module_options: tuple[str, ...],
     vm_type: str,
     hosts: tuple[str, ...],
@@ -94,18 +103,18 @@ def matrix(
     Exit status: 0 shown, 1 --compare found a difference, 2 wrong usage, 4 nothing could run.
     """
     if compare is not None:
-        return _compare(compare, select, (*kernels, *hosts, *module_options))
+        return _compare(compare, select, (*kernels, *hosts, *modules, *module_options))
     from kvmharness.matrix import model
 
     ended: BaseException | None = None
     with ExitStack() as files:
         reports = _reserve(json_, html, files)
         if source is not None:
-            if kernels or hosts or module_options:
+            if kernels or hosts or modules or module_options:
                 raise UsageError("--from shows what is in a file; --kernel and --host are for more")
             shown = _selected(model.load(source), select)
         else:
-            places = _places(hosts, kernels, module_options, vm_type)
+            places = _places(hosts, kernels, modules, module_options, vm_type)
             shown, ended = _observed(select, places, vm_type, fresh, destructive)
         _write(reports, shown)
         _show(shown, as_text, everything, json_ == "-" or html == "-")
@@ -168,14 +177,20 @@ def _observed(
 
 
 def _places(
-    hosts: Sequence[str], kernels: Sequence[str], module_options: Sequence[str], vm_type: str
+    hosts: Sequence[str],
+    kernels: Sequence[str],
+    modules: tuple[str, ...],
+    module_options: Sequence[str],
+    vm_type: str,
 ) -> list[Place]:
-    """Return where to observe: beside each emulated kernel, itself with options of modules."""
+    """Return where to observe: beside each emulated kernel, itself with what is changed."""
     from kvmharness.kernels import module_options as options
-    from kvmharness.kernels import spec
+    from kvmharness.kernels import own_modules, spec
     from kvmharness.matrix.collect import Place
 
+    own_modules.parse(modules)  # what is wrong with them is told before anything runs
     varied = [(), *dict.fromkeys(options.parse([text]) for text in module_options)]
+    made = [(), modules] if modules else [()]
     kind = host_kinds.for_vm_type(vm_type).name
     places: list[Place] = []
     for host in dict.fromkeys(hosts or (_EMULATED,)):
@@ -184,10 +199,14 @@ def _places(
         elif host in (_EMULATED, kind):
             for kernel in dict.fromkeys(kernels or (host_kinds.DEFAULT_KERNEL,)):
                 spec.parse(kernel)
-                places += [Place(kind, kernel, each) for each in varied]
+                places += [Place(kind, kernel, own, each) for own in made for each in varied]
         else:
             raise UsageError(f"--host {host}: {vm_type} scenarios are observed on native or {kind}")
-    for option, given in (("--kernel", kernels), ("--module-option", module_options)):
+    for option, given in (
+        ("--kernel", kernels),
+        ("--module", modules),
+        ("--module-option", module_options),
+    ):
         if given and all(place.kind == host_kinds.NATIVE for place in places):
             raise UsageError(f"{option} is for emulated hosts; give --host emulated as well")
     return places

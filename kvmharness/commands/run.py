@@ -113,6 +113,13 @@ class _PassThrough(click.Command):
     help="Processors of an emulated host (races want 2).",
 )
 @click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Load an emulated host with a module of your own, such as kvm=kvm.ko. Repeatable.",
+)
+@click.option(
     "--module-option",
     "module_options",
     multiple=True,
@@ -140,6 +147,7 @@ def run(
     deadline: float,
     silence: float | None,
     smp: int | None,
+    modules: tuple[str, ...],
     module_options: tuple[str, ...],
     verbose: bool,
 ) -> int:
@@ -169,7 +177,7 @@ def run(
         pytest_args=ctx.meta.get("pytest_args", ()),
         environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
     )
-    places = list(_places(hosts, kernels, smp, module_options))
+    places = list(_places(hosts, kernels, smp, modules, module_options))
     with ExitStack() as files:
         wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
         reports = _reserve(wanted, files)
@@ -215,19 +223,26 @@ def _checked(require: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A host to be: its kind, and an emulated one's kernel, processors and options of modules."""
+    """A host to be: its kind, and an emulated one's kernel, processors, own modules and options."""
 
     kind: str
     kernel: str | None = None
     smp: int | None = None
+    modules: tuple[str, ...] = ()
     module_options: tuple[str, ...] = ()
 
 
 def _places(
-    hosts: Sequence[str], kernels: Sequence[str], smp: int | None, module_options: Sequence[str]
+    hosts: Sequence[str],
+    kernels: Sequence[str],
+    smp: int | None,
+    modules: tuple[str, ...],
+    module_options: Sequence[str],
 ) -> Iterator[_Place]:
     from kvmharness.kernels.module_options import parse
+    from kvmharness.kernels.own_modules import parse as parse_modules
 
+    parse_modules(modules)  # what is wrong with them is told before anything runs
     known = (*host_kinds.NAMES, ALL)
     wanted: list[str] = []
     for kind in hosts:
@@ -236,7 +251,12 @@ def _places(
         wanted += host_kinds.NAMES if kind == ALL else [kind]
     wanted = list(dict.fromkeys(wanted))
     options = parse(module_options)
-    emulated_only = {"--kernel": kernels, "--smp": smp, "--module-option": options}
+    emulated_only = {
+        "--kernel": kernels,
+        "--smp": smp,
+        "--module": modules,
+        "--module-option": options,
+    }
     for option, given in emulated_only.items():
         if given and wanted == [host_kinds.NATIVE]:
             example = next(iter(host_kinds.EMULATED))
@@ -246,7 +266,7 @@ def _places(
             yield _Place(kind)
         else:
             for kernel in kernels or (host_kinds.DEFAULT_KERNEL,):
-                yield _Place(kind, kernel, smp, options)
+                yield _Place(kind, kernel, smp, modules, options)
 
 
 def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, ReportFile]:
@@ -311,7 +331,7 @@ def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
     from kvmharness.hosts.processors import WithProcessors
 
     host = EmulatedHost.prepare(place.kind, place.kernel or "")
-    host = host.with_module_options(place.module_options)
+    host = host.with_modules(place.modules).with_module_options(place.module_options)
     return WithProcessors(host, place.smp), host.label
 
 

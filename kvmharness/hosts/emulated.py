@@ -34,6 +34,7 @@ from kvmharness.kernels import (
     kernels,
     module_options,
     modulebuild,
+    own_modules,
     packages,
     resolve,
     spec,
@@ -121,6 +122,22 @@ class EmulatedHost:
     def label(self) -> HostLabel:
         """What a result seen here is to be called: the kernel, and what it was loaded with."""
         return HostLabel(self.kind.name, " ".join((self.kernel.label, *self.varied)))
+
+    def with_modules(self, given: Sequence[str]) -> EmulatedHost:
+        """Return the host with modules of the user's own loaded, each ``NAME=PATH``.
+
+        Raises UsageError for what is not loaded there, or does not fit its kernel.
+        """
+        modules = own_modules.parse(given)
+        if not modules:
+            return self
+        loaded = load_order(self.kind, self.kernel, self.built)
+        kernel = own_modules.put_into(self.kernel, modules, loaded)
+        built = {name: path for name, path in self.built.items() if name not in modules}
+        rebuilt = sorted({*built, *kernel.replaced} - {self.kind.standin})
+        files = {name: str(path) for name, path in modules.items()}
+        facts = {**self.facts, "kernel": kernel.label, "rebuilt": rebuilt, "modules": files}
+        return replace(self, kernel=kernel, built=built, facts=facts)
 
     def with_module_options(self, options: Sequence[str]) -> EmulatedHost:
         """Return the host with its modules loaded with `options`, each ``MODULE.NAME=VALUE``.

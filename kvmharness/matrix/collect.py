@@ -37,17 +37,24 @@ _TAIL = 100
 class Place:
     """A host to be: its kind, and an emulated one's kernel (a series, ``newest`` or a path).
 
-    `module_options`: what its modules are loaded with, each ``MODULE.NAME=VALUE``.
+    `modules`: files in place of the kernel's own, each ``NAME=PATH``; `module_options`: what its
+    modules are loaded with, each ``MODULE.NAME=VALUE``.
     """
 
     kind: str
     kernel: str = ""
+    modules: tuple[str, ...] = ()
     module_options: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         """What the user called it."""
-        return " ".join((self.kernel or self.kind, *self.module_options))
+        return self.changed(self.kernel or self.kind)
+
+    def changed(self, name: str) -> str:
+        """Return what the kernel called `name` is called for what is changed of it."""
+        files = (Path(given.partition("=")[2]).name for given in self.modules)
+        return " ".join(("+".join((name, *files)), *self.module_options))
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,10 @@ def collect(places: Sequence[Place], request: Request) -> Iterator[Column]:
     """Observe on each place in turn, a column each.
 
     One that can't be had, or whose kernel observed nothing, gives a column that says why. Raises
-    UsageError for an option that a module has not got, before anything is observed.
+    UsageError for a module or an option that is not there, before anything is observed.
     """
     for place in places:
-        if place.module_options:
+        if place.modules or place.module_options:
             with contextlib.suppress(MissingCapability):
                 _prepare(place, request.vm_type)
     taken: set[str] = set()
@@ -96,8 +103,7 @@ def _name(place: Place, label: HostLabel) -> str:
     from kvmharness.kernels import spec
 
     if place.kernel and spec.is_tree(place.kernel):
-        directory = Path(place.kernel).expanduser().resolve()
-        return " ".join((directory.name, *place.module_options))
+        return place.changed(Path(place.kernel).expanduser().resolve().name)
     return label.kernel
 
 
@@ -126,7 +132,8 @@ def _prepare(place: Place, vm_type: VmType) -> tuple[Host, HostLabel, str | None
     from kvmharness.hosts.emulated import EmulatedHost
     from kvmharness.hosts.processors import WithProcessors
 
-    host = EmulatedHost.prepare(place.kind, place.kernel).with_module_options(place.module_options)
+    host = EmulatedHost.prepare(place.kind, place.kernel).with_modules(place.modules)
+    host = host.with_module_options(place.module_options)
     facts = host.facts
     parts = [place.kind, vm_type.label, host.kernel.identity]
     parts += [str(facts[name]) for name in ("kernel_origin", "qemu", "standin")]

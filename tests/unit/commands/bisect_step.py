@@ -29,6 +29,9 @@ class ScriptHost:
     def prepare(cls, kind: str, kernel: str) -> ScriptHost:
         return cls(kernel)
 
+    def with_modules(self, modules: Sequence[str]) -> ScriptHost:
+        return self
+
     def with_module_options(self, options: Sequence[str]) -> ScriptHost:
         return self
 

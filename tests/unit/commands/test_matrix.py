@@ -60,6 +60,30 @@ def test_each_module_option_is_a_column_beside_its_kernel(monkeypatch: pytest.Mo
     ]
 
 
+def test_modules_of_ones_own_are_a_column_beside_their_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def observed(places: Sequence[Place], request: Request) -> Iterator[Column]:
+        seen.extend(place.wanted for place in places)
+        return (column(place.wanted, Cell(SKIP, "as it was seen")) for place in places)
+
+    monkeypatch.setattr(collect, "collect", observed)
+    for name in ("kvm.ko", "mine.ko"):
+        (tmp_path / name).touch()
+    options = [*ARGUMENTS[:3], "--module", f"kvm={tmp_path}/kvm.ko"]
+    options += ["--module", f"kvm-amd={tmp_path}/mine.ko"]
+    CliRunner().invoke(matrix, options, standalone_mode=False)
+    assert seen == ["6.12", "6.12+kvm.ko+mine.ko"]
+    options += ["--module-option", "kvm.tdp_mmu=0"]
+    CliRunner().invoke(matrix, options, standalone_mode=False)
+    assert seen[2:] == [
+        *("6.12", "6.12 kvm.tdp_mmu=0"),
+        *("6.12+kvm.ko+mine.ko", "6.12+kvm.ko+mine.ko kvm.tdp_mmu=0"),
+    ]
+
+
 @pytest.mark.parametrize("option", ["kvm:tdp_mmu=0", "tdp_mmu=0", "kvm.tdp_mmu", "", "kvm.a=1 b"])
 def test_what_is_no_module_option_is_refused(option: str) -> None:
     result = CliRunner().invoke(matrix, ["--module-option", option], standalone_mode=False)

@@ -36,7 +36,7 @@ def host(tmp_path: Path) -> emulated.EmulatedHost:
     modules.mkdir()
     depends = {"kvm": "irqbypass", "kvm-amd": "kvm,ccp", "9p": "9pnet", "9pnet-virtio": "9pnet"}
     for name in ("irqbypass", "kvm", "ccp", "kvm-amd", "9pnet", "9p", "9pnet-virtio", "overlay"):
-        modinfo = f"vermagic=1\0depends={depends.get(name, '')}\0".encode()
+        modinfo = f"vermagic=1\0name={name}\0depends={depends.get(name, '')}\0".encode()
         modinfo += PARAMETERS.get(name, b"")
         (modules / f"{name}.ko").write_bytes(kernel_module(modinfo=modinfo))
     (tmp_path / "busybox").write_bytes(b"busybox")
@@ -91,6 +91,39 @@ def test_what_was_loaded_otherwise_is_in_the_label_and_the_facts(
         monkeypatch.setenv(name, value)
     assert labels.current() == varied.label
     assert "module_options" not in host.facts
+
+
+def test_a_module_of_ones_own_takes_the_place_of_the_kernels(
+    host: emulated.EmulatedHost, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.ko"
+    mine.write_bytes(kernel_module(modinfo=b"vermagic=1\0name=kvm_amd\0depends=kvm,ccp\0"))
+    changed = host.with_modules([f"kvm-amd={mine}"])
+    assert _booted(changed, "")["modules/kvm-amd.ko"][1] == mine.read_bytes()
+    assert changed.label.kernel == changed.facts["kernel"] == "7.3.4+mine.ko"
+    assert changed.facts["modules"] == {"kvm-amd": str(mine)}
+    assert changed.facts["rebuilt"] == ["kvm-amd"]
+    assert changed.kernel.identity != host.kernel.identity
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("kvm", "give NAME=PATH"),
+        ("kvm=/no/such.ko", "no such file"),
+        ("kvm_intel={}", "module kvm-intel: none of this name is loaded there; there are: "),
+        ("kvm={}", "is the module kvm_amd"),
+        ("kvm-amd={}", "is built for 2, and the kernel's is 1"),
+        ("kvm-amd=/proc/version", "is no kernel module"),
+    ],
+)
+def test_a_module_that_does_not_fit_is_refused(
+    host: emulated.EmulatedHost, tmp_path: Path, given: str, told: str
+) -> None:
+    mine = tmp_path / "mine.ko"
+    mine.write_bytes(kernel_module(modinfo=b"vermagic=2\0name=kvm_amd\0depends=kvm,ccp\0"))
+    with pytest.raises(UsageError, match=re.escape(told)):
+        host.with_modules([given.format(mine)])
 
 
 @pytest.mark.parametrize(

@@ -312,14 +312,14 @@ def test_what_was_loaded_with_other_options_is_another_column_and_cached_apart(
     monkeypatch.setattr(EmulatedHost, "prepare", lambda kind, kernel: ready)
     played = FakeHost(ok)
     monkeypatch.setattr(WithProcessors, "run", lambda self, *a, **k: played.run(*a, **k))
-    places = [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.3", ("kvm.tdp_mmu=0",))]
+    places = [Place("emulated-snp", "7.3"), Place("emulated-snp", "7.3", (), ("kvm.tdp_mmu=0",))]
     request = Request(VmType.SNP, scenarios("a"))
     columns = list(collect.collect(places, request))
     assert [c.name for c in columns] == ["7.3.4-amd64", "7.3.4-amd64 kvm.tdp_mmu=0"]
     assert [c.short for c in columns] == ["7.3.4", "7.3.4 kvm.tdp_mmu=0"]
     assert [c.tells_release for c in columns] == [True, True]
     assert len(played.runs) == 2
-    wrong = [Place("emulated-snp", "7.3", ("kvm.tdp_mu=0",))]
+    wrong = [Place("emulated-snp", "7.3", (), ("kvm.tdp_mu=0",))]
     with pytest.raises(UsageError, match="no parameter tdp_mu"):
         list(collect.collect([*places, *wrong], Request(VmType.SNP, scenarios("a", "b"))))
     assert len(played.runs) == 2  # nothing was observed before that was said
