@@ -224,6 +224,9 @@ _MOST = (1 << 64) - 1
 #: Where an ioctl's number has the size of its struct; 0 for those that take a value or nothing.
 _SIZE_BITS = 0x3FFF << 16
 
+#: Where it has who reads and who writes, and the kernel alone as the one that writes (_IOC_READ).
+_DIRECTION, _OUT = 30, 2
+
 
 class _Known:
     """What is looked up once of an ioctl: its number, and the types of argument that fit it."""
@@ -430,7 +433,9 @@ def call(
         ret = _issue(fd, known.request, argument)
     if ret >= 0 and fw_error is None and written_back is None:
         return Result(name, ret, 0, ret)
-    return _result(name, ret, argument if show is None else show, fw_error, written_back)
+    if show is None and known.request >> _DIRECTION != _OUT:  # what it would fill says nothing
+        show = argument
+    return _result(name, ret, show, fw_error, written_back)
 
 
 def issue_raw(fd: int, name: str, request: int, argument: int, show: Any = None) -> Result[int]:

@@ -19,6 +19,8 @@ _KVM_MEANING = {
     errno.EIO: "KVM or the firmware failed",
     errno.EFAULT: "an address could not be read or written",
     errno.EEXIST: "the range, slot or id is in use",
+    errno.ENOENT: "there is nothing of that number, or it lacks what this call is about",
+    errno.ENXIO: "it is not there: no in-kernel controller, no such attribute, or it is turned off",
     errno.E2BIG: "the buffer given is too small for what the kernel has to return",
     errno.EPERM: "not allowed in this VM's state or for this user",
     errno.EBADF: "the fd is closed, or is not of the kind this call takes",

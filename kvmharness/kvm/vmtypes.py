@@ -22,15 +22,15 @@ class VmType(IntEnum):
         return self.name.lower().replace("_", "-")
 
     @classmethod
-    def parse(cls, name: str | VmType) -> VmType:
+    def parse(cls, name: str | VmType | int) -> VmType:
         """Return the type called `name` (``default``, ``sw-protected``, ``sev``, ``snp``, ...).
 
-        Raises ValueError, naming the known types, for any other.
+        Raises ValueError, naming the known types, for any other, and for a number of none.
         """
         if isinstance(name, VmType):
             return name
         for vm_type in cls:
-            if vm_type.label == name.lower().replace("_", "-"):
+            if name == vm_type or vm_type.label == str(name).lower().replace("_", "-"):
                 return vm_type
-        known = ", ".join(vm_type.label for vm_type in cls)
+        known = ", ".join(f"{vm_type.label} ({int(vm_type)})" for vm_type in cls)
         raise ValueError(f"unknown VM type {name!r}: one of {known}")

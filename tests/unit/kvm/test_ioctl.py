@@ -395,6 +395,14 @@ def test_an_error_says_what_the_call_was_given(fake: Callable[[Kernel], None]) -
     assert ioctl.call(5, "KVM_CREATE_VCPU", 3).with_value(None).arguments == "argument=0x3"
 
 
+def test_what_a_call_only_fills_is_not_what_it_was_given(fake: Callable[[Kernel], None]) -> None:
+    fake(lambda fd, request, argument: -errno.EBADF)
+    regs, chip = ffi.new("struct kvm_regs *"), ffi.new("struct kvm_irqchip *")
+    assert ioctl.call(5, "KVM_GET_REGS", regs).arguments == ""
+    assert ioctl.call(5, "KVM_SET_REGS", regs).arguments == "rax=0"
+    assert ioctl.call(5, "KVM_GET_IRQCHIP", chip).arguments == "chip_id=0"  # it says which
+
+
 def test_the_arguments_are_in_a_line() -> None:
     brief = ioctl.brief
     assert brief(ffi.new("struct kvm_irq_level *")) == "irq=0"

@@ -31,5 +31,13 @@ def test_labels_are_those_of_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", ["", "sevsnp", "4", "default "])
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown VM type .*: one of default, .*tdx"):
+    with pytest.raises(ValueError, match=r"unknown VM type .*: one of default \(0\), .*tdx \(5\)"):
         VmType.parse(name)
+
+
+def test_a_number_is_a_type_or_named_as_none() -> None:
+    number = 4
+    assert VmType.parse(number) is VmType.SNP
+    number = 99
+    with pytest.raises(ValueError, match=r"unknown VM type 99: one of default \(0\), "):
+        VmType.parse(number)
