@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import MutableSequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fenced import FencedBuffer
 from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.fields import Buffer, any_bytes
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.structs import Struct, array, get, inside, put
@@ -41,6 +42,17 @@ class Xsave(Record):
     """The XSAVE area of a vCPU, in the standard (not compacted) format of XSAVE."""
 
     area: bytearray
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.area)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Make one of an XSAVE area's bytes."""
+        return cls(bytearray(any_bytes("data", data)))
+
+    def __copy__(self) -> Self:
+        return self.from_bytes(self.area)
 
     @property
     def xstate_bv(self) -> int:

@@ -14,6 +14,7 @@ from kvmharness.kvm.fenced import FencedBuffer, fenced_copy
 from kvmharness.kvm.ffi import ffi, lib
 from kvmharness.kvm.fields import u64
 from kvmharness.kvm.result import Result
+from kvmharness.kvm.structs import Struct
 
 
 def raw_ioctl(
@@ -22,15 +23,17 @@ def raw_ioctl(
     """Issue any ioctl, by name or by number, with any `argument`.
 
     An int is passed as it is: an address that happens to be this process's is read or written.
-    Anything else is a buffer of any length (bytes, a bytearray, a C struct), copied to where a page
-    that can't be touched follows: a kernel that goes past its end gets EFAULT there. What it leaves
-    in the copy comes back into a bytearray or a struct; bytes are read alone.
+    Anything else is a buffer of any length (bytes, a bytearray, a struct, typed or C's), copied to
+    where a page that can't be touched follows: a kernel that goes past its end gets EFAULT there.
+    What it leaves in the copy comes back into a bytearray or a struct; bytes are read alone.
     """
     name = request if isinstance(request, str) else f"ioctl {request:#x}"
     number = int(getattr(lib, request)) if isinstance(request, str) else u64("request", request)
     where = fd if isinstance(fd, int) else fd.fileno()
     if isinstance(argument, int):
         return ioctl.issue_raw(where, name, number, u64("argument", argument))
+    if isinstance(argument, Struct):
+        argument = argument.pointer
     if isinstance(argument, ffi.CData):
         with fenced_copy(argument) as address:
             return ioctl.issue_raw(where, name, number, address, argument)

@@ -304,7 +304,10 @@ def of_type(kind: type[S], value: Any) -> Any:
 def get(fd: HasFileno, name: str, kind: type[S]) -> Result[S]:
     """Issue an ioctl that fills a struct; the value is that."""
     value = kind()
-    return ioctl.call(fd.fileno(), name, value.pointer).with_value(value)
+    result: Result[Any] = ioctl.call(fd.fileno(), name, value.pointer)
+    if not result.errno:
+        result.value = value  # not with_value(): a second Result takes as long as the ioctl
+    return result
 
 
 def put(fd: HasFileno, name: str, value: S, kind: type[S]) -> Result[int]:

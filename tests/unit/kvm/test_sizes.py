@@ -14,6 +14,7 @@ import pytest
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import ioctl
 from kvmharness.kvm import vm as vm_module
+from kvmharness.kvm.clock import ClockData
 from kvmharness.kvm.cpuid import Cpuid, CpuidEntry
 from kvmharness.kvm.device import Device
 from kvmharness.kvm.exit_reader import read_exit
@@ -611,6 +612,9 @@ def test_the_raw_door_takes_any_size(kernel: FakeKernel, vm: Vm) -> None:
     struct = ffi.new("struct kvm_irq_level *", {"irq": 5})
     assert raw_ioctl(vm, int(lib.KVM_SET_MEMORY_ATTRIBUTES), struct).ok
     assert struct.irq == 0x01010101
+    typed = ClockData()
+    assert raw_ioctl(vm, call, typed).ok
+    assert typed.clock == 0x01010101_01010101
     assert raw_ioctl(vm, call, 0x10).errno_name == "EFAULT"
     assert (kernel.fd, kernel.argument) == (vm.fileno(), 0x10)
     with pytest.raises(OverflowError, match="argument"):

@@ -15,7 +15,7 @@ from kvmharness.kvm.clock import ClockData
 from kvmharness.kvm.debug import DebugRegs
 from kvmharness.kvm.events import ExceptionEvent, VcpuEvents
 from kvmharness.kvm.ffi import ffi
-from kvmharness.kvm.fpu import Fpu, Xcr, Xcrs
+from kvmharness.kvm.fpu import Fpu, Xcr, Xcrs, Xsave
 from kvmharness.kvm.irqchip import IrqchipState
 from kvmharness.kvm.registers import Segment, Sregs2
 from kvmharness.kvm.run_page import KvmRun
@@ -184,3 +184,14 @@ def test_a_struct_is_no_key() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(ClockData())
     assert ClockData() != object()
+
+
+def test_an_xsave_area_is_bytes_and_copies() -> None:
+    xsave = Xsave(bytearray(range(256)) * 16)
+    assert Xsave.from_bytes(bytes(xsave)) == xsave
+    assert Xsave.from_bytes(memoryview(bytes(xsave))) == xsave
+    for other in (copy.copy(xsave), copy.deepcopy(xsave), pickle.loads(pickle.dumps(xsave))):
+        assert other == xsave
+        other.set_xmm(3, b"x" * 16)
+        assert (other.xmm(3), xsave.xmm(3)) == (b"x" * 16, bytes(range(208, 224)))
+        assert other != xsave
