@@ -46,8 +46,10 @@ from kvmharness.kvm.irqchip import HypervRoute, IrqchipState, MsiRoute, PinRoute
 from kvmharness.kvm.lapic import Lapic
 from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, map_memory
 from kvmharness.kvm.mce import MachineCheck
+from kvmharness.kvm.memory_encrypt import SevCommand, TdxCommand
 from kvmharness.kvm.nested import NestedState
-from kvmharness.kvm.registers import Sregs2
+from kvmharness.kvm.registers import Regs, Sregs, Sregs2
+from kvmharness.kvm.run_page import KvmRun
 from kvmharness.kvm.stats import StatsFd
 from kvmharness.kvm.system import Kvm
 from kvmharness.kvm.vcpu import Vcpu
@@ -55,8 +57,15 @@ from kvmharness.kvm.vm import Vm
 from kvmharness.launch.psp import SevDevice, SnpConfig
 from kvmharness.launch.sev import Snp
 from kvmharness.launch.sev_es import Sev
+from kvmharness.launch.sev_structs import (
+    SevDbg,
+    SevInit,
+    SnpLaunchFinish,
+    SnpLaunchStart,
+    SnpLaunchUpdate,
+)
 from kvmharness.launch.source import SourceBuffer
-from kvmharness.launch.tdx import Tdx, TdxVcpu
+from kvmharness.launch.tdx import Tdx, TdxInitMemRegion, TdxVcpu
 
 SMALL = 1 << 20
 MMAP_SIZE = 3 * PAGE_SIZE
@@ -154,6 +163,22 @@ def exits() -> st.SearchStrategy[Any]:
     )
 
 
+def structs() -> st.SearchStrategy[Any]:
+    """Typed structs of any kind, of zeros and of ones."""
+    kinds = st.sampled_from(_STRUCT_KINDS)
+    return st.one_of(kinds.map(lambda kind: kind()), kinds.map(_full))
+
+
+def _full(kind: Any) -> Any:
+    return kind.from_bytes(b"\xff" * len(bytes(kind())))
+
+
+_STRUCT_KINDS = [
+    *(Regs, Sregs, Sregs2, Fpu, Lapic, VcpuEvents, IrqchipState, PitState2, SevCommand, TdxCommand),
+    *(SevInit, SnpLaunchStart, SnpLaunchUpdate, SnpLaunchFinish, SevDbg, TdxInitMemRegion, KvmRun),
+]
+
+
 @st.composite
 def run_pages(draw: st.DrawFn) -> Any:
     """Make a struct kvm_run as no kernel leaves it, for any reason that there is or may be."""
@@ -197,18 +222,21 @@ ANYTHING = st.one_of(
     st.lists(st.tuples(numbers(), numbers(), numbers()), max_size=18),
     st.dictionaries(numbers(), numbers(), max_size=4),
     st.lists(st.builds(CpuidEntry, *[numbers()] * 7), max_size=3),
+    structs(),
 )
 
 #: What a parameter of that name is meant to take, more or less. Others take numbers.
 FITTING: dict[str, st.SearchStrategy[Any]] = {
-    "regs": st.builds(lambda: ffi.new("struct kvm_regs *")),
-    "sregs": st.builds(lambda: ffi.new("struct kvm_sregs *")),
-    "cpuid": _counted(),
-    "command": st.sampled_from(["kvm_sev_cmd", "kvm_tdx_cmd"]).map(
-        lambda kind: ffi.new(f"struct {kind} *")
+    "regs": st.builds(Regs),
+    "sregs": st.one_of(st.builds(Sregs), st.builds(Sregs2)),
+    "cpuid": st.lists(st.builds(CpuidEntry, *[numbers()] * 7), max_size=3),
+    "command": st.one_of(
+        st.builds(SevCommand, id=st.integers(0, 40), data=st.integers(0, 2**64 - 1)),
+        st.builds(TdxCommand, id=st.integers(0, 8), data=st.integers(0, 2**64 - 1)),
     ),
-    "value": st.one_of(c_objects(), numbers()),
-    "parameters": c_objects(),
+    "show": st.one_of(st.none(), structs()),
+    "value": st.one_of(buffers(), structs(), numbers()),
+    "parameters": structs(),
     "exit_": exits(),
     "run": run_pages(),
     "data": st.one_of(st.binary(max_size=8), buffers()),
@@ -218,7 +246,7 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "mapping": st.just(Of("mapping")),
     "userspace_addr": st.sampled_from([0, Of("mapping"), Of("mapping", "address")]),
     "guest_memfd": st.just(Of("memfd")),
-    "source": st.sampled_from([None, Of("source")]),
+    "source": st.one_of(st.sampled_from([None, Of("source"), Of("mapping")]), buffers()),
     "indices": st.lists(numbers(), max_size=6),
     "values": st.dictionaries(numbers(), numbers(), max_size=4),
     "ranges": st.lists(st.tuples(numbers(), numbers(), numbers()), max_size=18),
@@ -252,8 +280,6 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "memory": st.sampled_from([Of("source"), Of("mapping"), 0]),
     **{name: buffers() for name in ("header", "packet", "nonce", "pek", "oca", "hashstick")},
 }
-#: Two methods have a parameter of this name, with structs of two kinds.
-FITTING["sregs"] = st.one_of(FITTING["sregs"], st.builds(Sregs2))
 
 
 # ------------------------------------------------------------------ what is called
