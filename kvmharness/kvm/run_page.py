@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from enum import IntFlag
 from typing import Any
 
 from kvmharness.errors import HarnessError
@@ -12,6 +13,14 @@ from kvmharness.kvm.exits import AnyExit
 from kvmharness.kvm.mapping import Mapping
 from kvmharness.kvm.registers import Regs, Sregs
 from kvmharness.kvm.structs import Struct, inside
+
+
+class Sync(IntFlag):
+    """KVM_SYNC_X86_*: which registers KVM_RUN leaves in the run page, or takes from there."""
+
+    REGS = 1 << 0
+    SREGS = 1 << 1
+    EVENTS = 1 << 2
 
 
 class SyncRegs(Struct, kind="kvm_sync_regs"):
@@ -31,8 +40,8 @@ class _SyncArea(Struct):
 class KvmRun(Struct, kind="kvm_run"):
     """struct kvm_run, without the exits: ``exit`` is the last one, typed.
 
-    `kvm_valid_regs` (KVM_SYNC_X86_*) asks KVM_RUN to leave registers in ``sync``, and
-    `kvm_dirty_regs` to take them from there (KVM_CAP_SYNC_REGS).
+    `kvm_valid_regs` (Sync) asks KVM_RUN to leave registers in ``sync``, and `kvm_dirty_regs` to
+    take them from there (KVM_CAP_SYNC_REGS).
 
     That of a Vcpu is its run page itself, and HarnessError once the vCPU is closed; a copy, or what
     from_bytes() gives, is memory of its own.
