@@ -31,8 +31,9 @@ _EMULATED = "emulated"
     "--kernel",
     "kernels",
     multiple=True,
-    metavar="SERIES|newest|PATH",
-    help="A kernel to observe: a series (6.12), newest, or a kernel build tree. Repeatable.",
+    metavar="KERNEL",
+    help="A kernel to observe: a series (6.12), with patches (7.3+series.mbox) or as a variant "
+    "(7.3:sw-protected), newest, or a kernel build tree. Repeatable.",
 )
 @click.option(
     "--module",

@@ -31,7 +31,6 @@ from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
 from kvmharness.kernels import (
-    kernels,
     module_options,
     modulebuild,
     own_modules,
@@ -40,8 +39,8 @@ from kvmharness.kernels import (
     spec,
     tdx_build,
 )
+from kvmharness.kernels.kernels import Kernel
 from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE, HostLabel
-from kvmharness.resources import images_dir
 
 #: Seconds from QEMU's start to the command's; a boot takes 3 on a free core.
 BOOT_DEADLINE = 120.0
@@ -72,7 +71,7 @@ class EmulatedHost:
     """An emulated host that is ready to boot."""
 
     kind: EmulatedKind
-    kernel: kernels.Kernel
+    kernel: Kernel
     qemu: qemu.Qemu
     built: Mapping[str, Path]  # modules that are not the kernel's: the stand-in above all
     busybox: Path
@@ -83,13 +82,13 @@ class EmulatedHost:
 
     @classmethod
     def prepare(
-        cls, kind: str, kernel: str = host_kinds.DEFAULT_KERNEL, *, update: bool = False
+        cls, kind: str, kernel: str | Kernel = host_kinds.DEFAULT_KERNEL, *, update: bool = False
     ) -> EmulatedHost:
         """Return the host, fetching and building what is not cached.
 
-        `kind`: its name; `kernel`: see spec.py. Raises MissingCapability with the reason where
-        the machine or the archive can't give it, BuildFailed where the stand-in does not build for
-        the kernel.
+        `kind`: its name; `kernel`: see spec.py, or one that is ready. Raises MissingCapability with
+        the reason where the machine or the archive can't give it, BuildFailed where the stand-in or
+        KVM's modules do not build for the kernel, DoesNotApply where its patches do not fit.
         """
         if kind not in host_kinds.EMULATED:
             known = ", ".join(host_kinds.EMULATED)
@@ -100,11 +99,12 @@ class EmulatedHost:
                 kind, f"QEMU is fetched for x86_64, this is {os.uname().machine}"
             )
         ready = _kernel(chosen, kernel, update=update)
-        source = standin_source(chosen)
+        source = modulebuild.standin(chosen)
         with _as_missing(kind):
             machine = qemu.find()
             shell = busybox.find()
-            built = {name: _BUILDERS[name](source, ready) for name in chosen.rebuilt}
+            rebuilt = [name for name in chosen.rebuilt if name not in ready.replaced]
+            built = {name: _BUILDERS[name](source, ready) for name in rebuilt}
             built[chosen.standin] = modulebuild.build(source, ready)
         facts = {
             "kind": kind,
@@ -114,7 +114,7 @@ class EmulatedHost:
             "qemu": machine.version,
             "standin": source.digest(),
             # Not as packaged: built from the kernel's source, changed or configured otherwise.
-            "rebuilt": sorted({*chosen.rebuilt, *ready.replaced}),
+            "rebuilt": sorted({*chosen.rebuilt, *ready.replaced} & set(chosen.modules)),
         }
         return cls(chosen, ready, machine, built, shell, facts)
 
@@ -268,18 +268,16 @@ def _kept_if_failed(
     return replace(run, again=again.keep(machine, archive, run.console, interactive=interactive))
 
 
-def standin_source(kind: EmulatedKind) -> modulebuild.ModuleSource:
-    """Return the source of a kind's stand-in module."""
-    return modulebuild.ModuleSource(kind.standin, images_dir() / "emulated_host" / kind.standin)
-
-
-def _kernel(kind: EmulatedKind, wanted: str, *, update: bool) -> kernels.Kernel:
+def _kernel(kind: EmulatedKind, wanted: str | Kernel, *, update: bool) -> Kernel:
     """Return the kernel, if it can be booted as such a host; one that is too old is not fetched."""
-    asked = spec.parse(wanted)
-    named = asked.base != spec.NEWEST and not asked.is_tree
-    if named and (reason := suitable.why_not_release(kind, asked.base)):
-        raise MissingCapability(f"{kind.name} on {wanted}", reason)
-    ready = resolve.get(asked, update=update)
+    if isinstance(wanted, Kernel):
+        ready = wanted
+    else:
+        asked = spec.parse(wanted)
+        named = asked.base != spec.NEWEST and not asked.is_tree
+        if named and (reason := suitable.why_not_release(kind, asked.base)):
+            raise MissingCapability(f"{kind.name} on {wanted}", reason)
+        ready = resolve.get(asked, update=update)
     if reason := suitable.why_not(kind, ready):
         raise MissingCapability(f"{kind.name} on {ready.release}", reason)
     return ready

@@ -19,8 +19,10 @@ from pathlib import Path
 
 from kvmharness import process, progress
 from kvmharness.errors import HarnessError, MissingCapability
+from kvmharness.host_kinds import EmulatedKind
 from kvmharness.kernels import cache, kernels, packages, toolroot
 from kvmharness.kernels.transplant import transplant
+from kvmharness.resources import images_dir
 
 _GCC = "x86_64-linux-gnu-gcc-14"
 _TOOLS = (
@@ -83,6 +85,11 @@ class ModuleSource:
             if path.suffix in (".c", ".h") or path.name == "Makefile":
                 total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         return total.hexdigest()[:16]
+
+
+def standin(kind: EmulatedKind) -> ModuleSource:
+    """Return the source of the module that stands in for a kind's silicon."""
+    return ModuleSource(kind.standin, images_dir() / "emulated_host" / kind.standin)
 
 
 def build(source: ModuleSource, kernel: kernels.Kernel) -> Path:
@@ -155,6 +162,20 @@ class BuildRoot:
         """The directory of the headers that all flavours of the kernel have in common."""
         release = self.kernel.release.removesuffix("-amd64")
         return self.path / f"usr/src/linux-headers-{release}-common"
+
+    @property
+    def kvm(self) -> str:
+        """Where arch/x86/kvm is once add_source() has put it there: a path inside the root."""
+        return f"/{self.common.relative_to(self.path)}/arch/x86/kvm"
+
+    def add_source(self, tree: Path) -> None:
+        """Put a part of the kernel's source tree, with what was built there, beside its headers."""
+        # Times too: make goes by them.
+        shutil.copytree(tree, self.common, symlinks=True, dirs_exist_ok=True)
+
+    def module(self, name: str) -> Path:
+        """Return where a build in `kvm` leaves a module."""
+        return self.common / "arch/x86/kvm" / f"{name}.ko"
 
     def make(self, directory: str, module: str, *arguments: str) -> None:
         """Build the modules of `directory` (a path inside the root). BuildFailed names `module`."""
@@ -249,5 +270,6 @@ def _make(argv: Sequence[str], module: str) -> None:
         raise BuildFailed(f"{module} was not built in {_DEADLINE:.0f} s") from None
     if done.returncode != 0:
         lines = done.stderr.splitlines()
-        told = "\n".join([line for line in lines if "error:" in line][:10] or lines[-10:])
+        errors = [line for line in lines if "error:" in line.lower()]
+        told = "\n".join(errors[:10] or lines[-10:])
         raise BuildFailed(f"{module} does not build for this kernel:\n{told}")

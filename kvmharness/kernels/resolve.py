@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from kvmharness.errors import MissingCapability
-from kvmharness.kernels import kernels
+from kvmharness.kernels import kernels, kvm_build, series
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.kernels.spec import Spec
 
@@ -13,9 +12,10 @@ def get(spec: Spec, *, update: bool = False) -> Kernel:
     """Return the kernel, fetched, and built where it has to be, if it is not cached.
 
     `update`: take the newest of a series, also where the cache has one. Raises MissingCapability
-    with the reason, BuildFailed.
+    with the reason, UsageError for patches that can't be read, DoesNotApply, BuildFailed.
     """
+    patches = series.read(spec.patches) if spec.patches else None
     ready = kernels.get(spec.base, update=update)
-    if spec.patches or spec.variant:
-        raise MissingCapability(f"kernel {spec}", "patches and variants can't be built yet")
+    if patches or spec.variant:
+        return kvm_build.changed(ready, patches, spec.variant)
     return ready

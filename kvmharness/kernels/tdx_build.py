@@ -10,22 +10,54 @@ as packaged. The functions that such a kernel would have, tdh_*(), are the stand
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import shutil
-import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness import progress
-from kvmharness.errors import MissingCapability
-from kvmharness.kernels import cache, kernels, packages
-from kvmharness.kernels.modulebuild import BuildFailed, BuildRoot, ModuleSource
+from kvmharness.kernels import cache, kernels
+from kvmharness.kernels.kvm_source import kvm_source
+from kvmharness.kernels.modulebuild import BuildRoot, ModuleSource
 
-_KVM = "arch/x86/kvm"
 _FIXUP = "kvm_intel_fixup.h"
 #: Changed when the way it is built changes.
 _RECIPE = "1"
+
+
+@dataclass(frozen=True)
+class TdxParts:
+    """What the stand-in gives to the build: its exports, and what tdx.c is compiled behind."""
+
+    symbols: str
+    fixup: str
+
+    @classmethod
+    def of(cls, standin: ModuleSource) -> TdxParts:
+        """Read them out of the stand-in's source."""
+        return cls(_exported(standin), (standin.directory / _FIXUP).read_text())
+
+    def digest(self) -> str:
+        """Return a hash of them, 16 hexadecimal digits."""
+        return hashlib.sha256((_RECIPE + self.symbols + self.fixup).encode()).hexdigest()[:16]
+
+    def install(self, root: BuildRoot) -> None:
+        """Put them where make_arguments() says they are."""
+        directory = root.path / "build"
+        directory.mkdir(exist_ok=True)
+        (directory / "standin.symvers").write_text(self.symbols)
+        (directory / _FIXUP).write_text(self.fixup)
+
+    def make_arguments(self, symvers: str = "", flags: str = "") -> list[str]:
+        """Return what switches TDX on. `symvers`: of another kvm.ko; `flags`: the compiler's."""
+        defined = "-DCONFIG_KVM_INTEL_TDX=1 -DCONFIG_INTEL_TDX_HOST=1"
+        return [
+            "CONFIG_KVM_INTEL_TDX=y",
+            "CONFIG_INTEL_TDX_HOST=y",
+            f"KBUILD_EXTRA_SYMBOLS={f'/build/standin.symvers {symvers}'.strip()}",
+            f"KCFLAGS={f'{flags} {defined}'.strip()}",
+            f"CFLAGS_vmx/tdx.o=-include /build/{_FIXUP}",
+        ]
 
 
 def build_kvm_intel(standin: ModuleSource, kernel: kernels.Kernel) -> Path:
@@ -34,48 +66,33 @@ def build_kvm_intel(standin: ModuleSource, kernel: kernels.Kernel) -> Path:
     `kernel` is a packaged one, with its headers. Raises MissingCapability where its source can't be
     had, BuildFailed.
     """
+    parts = TdxParts.of(standin)
     directory = kernels.directory_of(kernel.release)
-    symbols = _exported(standin)
-    key = hashlib.sha256((_RECIPE + symbols + _fixup(standin)).encode()).hexdigest()[:16]
-    final = directory / "built" / f"kvm-intel-tdx-{key}.ko"
+    final = directory / "built" / f"kvm-intel-tdx-{parts.digest()}.ko"
     if not final.exists():
         with cache.locked(f"build-{kernel.release}-kvm-intel"):
             if not final.exists():
-                source = _source(kernel, directory / "kvm-source")
-                _build(kernel, source, symbols, _fixup(standin), final)
+                _build(kernel, parts, final)
     return final
 
 
-def _build(kernel: kernels.Kernel, source: Path, symbols: str, fixup: str, final: Path) -> None:
+def _build(kernel: kernels.Kernel, parts: TdxParts, final: Path) -> None:
+    source = kvm_source(kernel)
     with cache.staging("kvm-intel") as stage:
         with progress.step(f"building kvm-intel.ko with TDX for {kernel.release}"):
             root = BuildRoot.for_kernel(kernel, stage)
-            work = root.path / "build"
-            shutil.copytree(source, work / "kvm")
-            (work / "standin.symvers").write_text(symbols)
-            (work / _FIXUP).write_text(fixup)
-            # The Makefile includes it for kvm.ko's part of it, which is not built.
-            included = root.common / "virt/kvm/Makefile.kvm"
-            included.parent.mkdir(parents=True, exist_ok=True)
-            included.touch()
+            root.add_source(source)
+            parts.install(root)
             root.make(
-                "/build/kvm",
+                root.kvm,
                 "kvm-intel.ko",
                 f"-j{os.cpu_count() or 1}",
                 "CONFIG_KVM_X86=",  # no kvm.ko
                 "CONFIG_KVM_AMD=",
-                "CONFIG_KVM_INTEL_TDX=y",
-                "CONFIG_INTEL_TDX_HOST=y",
-                "KBUILD_EXTRA_SYMBOLS=/build/standin.symvers",
-                "KCFLAGS=-I/build/kvm -DCONFIG_KVM_INTEL_TDX=1 -DCONFIG_INTEL_TDX_HOST=1",
-                f"CFLAGS_vmx/tdx.o=-include /build/{_FIXUP}",
+                *parts.make_arguments(),
             )
-            made = root.stripped(work / "kvm/kvm-intel.ko")
+            made = root.stripped(root.module("kvm-intel"))
         cache.publish(made, final)
-
-
-def _fixup(standin: ModuleSource) -> str:
-    return (standin.directory / _FIXUP).read_text()
 
 
 def _exported(standin: ModuleSource) -> str:
@@ -86,48 +103,3 @@ def _exported(standin: ModuleSource) -> str:
     text = "".join(path.read_text() for path in sorted(standin.directory.glob("*.c")))
     names = re.findall(r"^EXPORT_SYMBOL_GPL\((\w+)\);", text, re.MULTILINE)
     return "".join(f"0x00000000\t{name}\t{standin.name}\tEXPORT_SYMBOL_GPL\t\n" for name in names)
-
-
-def _source(kernel: kernels.Kernel, final: Path) -> Path:
-    """Return a directory with the kernel's arch/x86/kvm, out of its source package."""
-    if final.exists():
-        return final
-    facts = json.loads((kernels.directory_of(kernel.release) / "facts.json").read_text())
-    series = kernels.series_of(kernel.release)
-    wanted = f"linux-source-{series}={facts['version']}"
-    try:
-        debs = packages.fetch([wanted], suite=facts["suite"])
-    except packages.PackageUnavailable as failure:
-        raise MissingCapability(
-            f"TDX on {kernel.release}",
-            f"{failure}; `kvmharness host prepare` with --update takes a newer release",
-        ) from failure
-    with cache.staging("source") as stage:
-        with progress.step(f"unpacking KVM's source out of {debs[0].name}"):
-            packages.extract(debs[0], stage, lambda path: path.endswith(".tar.xz"))
-            (archive,) = stage.rglob("*.tar.xz")
-            _unpack_directory(archive, _KVM, stage / "kvm")
-        cache.publish(stage / "kvm", final)
-    packages.forget(debs)
-    return final
-
-
-def _unpack_directory(archive: Path, directory: str, dest: Path) -> None:
-    """Unpack one directory of a source archive, and stop reading at its end."""
-    found = False
-    with tarfile.open(archive, "r|xz") as stream:
-        for member in stream:
-            # linux-source-7.3/arch/x86/kvm/vmx/tdx.c
-            path = member.name.removeprefix("./").partition("/")[2]
-            if not path.startswith(directory + "/"):
-                if found:
-                    return
-                continue
-            found = True
-            content = stream.extractfile(member) if member.isfile() else None
-            if content is not None:
-                target = dest / Path(path).relative_to(directory)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.read())
-    if not found:
-        raise BuildFailed(f"{archive.name} has no {directory}")

@@ -17,6 +17,9 @@ from kvmharness.hosts.host import Host
 from kvmharness.hosts.supervise import Job, supervise
 from kvmharness.kernel_log.classify import findings, texts
 from kvmharness.kernel_log.log import parse_console
+from kvmharness.kernels.kernels import Kernel
+from kvmharness.kernels.modulebuild import BuildFailed
+from kvmharness.kernels.patch_tool import DoesNotApply
 from kvmharness.labels import HostLabel
 from kvmharness.matrix.model import CRASH, ERROR, HANG, SKIP, Cell, Column
 from kvmharness.matrix.stored import Stored
@@ -35,21 +38,22 @@ _TAIL = 100
 
 @dataclass(frozen=True)
 class Place:
-    """A host to be: its kind, and an emulated one's kernel (a series, ``newest`` or a path).
+    """A host to be: its kind, and an emulated one's kernel: what spec.py reads, or one ready.
 
     `modules`: files in place of the kernel's own, each ``NAME=PATH``; `module_options`: what its
     modules are loaded with, each ``MODULE.NAME=VALUE``.
     """
 
     kind: str
-    kernel: str = ""
+    kernel: str | Kernel = ""
     modules: tuple[str, ...] = ()
     module_options: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         """What the user called it."""
-        return self.changed(self.kernel or self.kind)
+        kernel = self.kernel.label if isinstance(self.kernel, Kernel) else self.kernel
+        return self.changed(kernel or self.kind)
 
     def changed(self, name: str) -> str:
         """Return what the kernel called `name` is called for what is changed of it."""
@@ -89,6 +93,8 @@ def _column(place: Place, request: Request, taken: set[str]) -> Column:
         host, label, identity = _prepare(place, request.vm_type)
     except MissingCapability as error:
         return absent(place, request, taken, Cell(SKIP, str(error)))
+    except (BuildFailed, DoesNotApply) as error:
+        return absent(place, request, taken, Cell(ERROR, str(error)))
     name, facts = _free(_name(place, label), taken), dict(host.facts)
     try:
         cells, seconds = _Observation(host, label, identity, request).cells()
@@ -102,7 +108,7 @@ def _name(place: Place, label: HostLabel) -> str:
     """Return the kernel's release, or the name of a tree's directory: two trees may be of one."""
     from kvmharness.kernels import spec
 
-    if place.kernel and spec.is_tree(place.kernel):
+    if isinstance(place.kernel, str) and place.kernel and spec.is_tree(place.kernel):
         return place.changed(Path(place.kernel).expanduser().resolve().name)
     return label.kernel
 

@@ -10,9 +10,9 @@ import pytest
 
 from kvmharness.errors import MissingCapability
 from kvmharness.host_kinds import EMULATED
-from kvmharness.hosts.emulated import EmulatedHost, standin_source
+from kvmharness.hosts.emulated import EmulatedHost
 from kvmharness.hosts.host import Verdict
-from kvmharness.kernels import elf, tdx_build
+from kvmharness.kernels import elf, modulebuild, tdx_build
 
 #: Seconds for one boot and command on a busy machine.
 _BOOT = 150.0
@@ -77,7 +77,7 @@ def test_options_are_added_to_the_kinds_own(host: EmulatedHost) -> None:
 
 
 def test_kvm_intel_takes_from_the_stand_in_what_its_kernel_lacks(host: EmulatedHost) -> None:
-    source = standin_source(EMULATED["emulated-tdx"])
+    source = modulebuild.standin(EMULATED["emulated-tdx"])
     built = tdx_build.build_kvm_intel(source, host.kernel)
     assert built == host.built["kvm-intel"]
     depends = elf.Module(built.read_bytes()).depends()

@@ -11,6 +11,7 @@ import pytest
 import kvmharness
 from kvmharness import host_kinds
 from kvmharness.hosts import emulated
+from kvmharness.kernels import modulebuild
 from kvmharness.kvm.vmtypes import VmType
 
 
@@ -19,7 +20,7 @@ def test_a_kind_names_what_there_is(kind: host_kinds.EmulatedKind) -> None:
     VmType.parse(kind.vm_type)
     for label in kind.serves or ():
         VmType.parse(label)
-    assert (emulated.standin_source(kind).directory / "Makefile").exists()
+    assert (modulebuild.standin(kind).directory / "Makefile").exists()
     assert kind.standin in kind.modules
     assert {*kind.required, *kind.rebuilt, *kind.options} <= set(kind.modules)
     assert set(kind.rebuilt) <= set(emulated._BUILDERS)

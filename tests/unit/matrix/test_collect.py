@@ -20,6 +20,8 @@ from kvmharness.hosts.processors import WithProcessors
 from kvmharness.hosts.qemu import Qemu
 from kvmharness.kernel_log.log import KernelLine
 from kvmharness.kernels.kernels import Kernel
+from kvmharness.kernels.modulebuild import BuildFailed
+from kvmharness.kernels.patch_tool import DoesNotApply
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.labels import HostLabel
 from kvmharness.matrix import collect, stored
@@ -323,6 +325,22 @@ def test_what_was_loaded_with_other_options_is_another_column_and_cached_apart(
     with pytest.raises(UsageError, match="no parameter tdp_mu"):
         list(collect.collect([*places, *wrong], Request(VmType.SNP, scenarios("a", "b"))))
     assert len(played.runs) == 2  # nothing was observed before that was said
+
+
+@pytest.mark.parametrize("error", [BuildFailed("x.c:1: error: no"), DoesNotApply("x.c: hunk 1")])
+def test_patches_that_do_not_build_are_a_column_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def prepare(place: Place, vm_type: VmType) -> tuple[FakeHost, HostLabel, None]:
+        if place.kernel == "7.3+bad.patch":
+            raise error
+        return FakeHost(ok), LABEL, None
+
+    monkeypatch.setattr(collect, "_prepare", prepare)
+    places = [Place("emulated-snp", kernel) for kernel in ("7.3+bad.patch", "7.3")]
+    bad, good = collect.collect(places, Request(VmType.SNP, scenarios("a")))
+    assert (bad.short, bad.absent, bad.cells["a"].result) == ("7.3+bad.patch", str(error), "error")
+    assert good.cells["a"].result == "ok"
 
 
 def test_trees_are_called_by_their_directories_and_names_are_unique(
