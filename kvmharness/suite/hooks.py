@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kvmharness.kernel_log.watch import KernelWatch, Said
     from kvmharness.report.records import Cause, Outcome, RecordWriter
     from kvmharness.suite.deadline import Watchdog
+    from kvmharness.suite.held import Held, HeldByKernel
     from kvmharness.suite.leaks import Snapshot
     from kvmharness.suite.requirements import HostAnswers
 
@@ -69,6 +70,8 @@ class Watch:
         self.skipped_here = False
         self.skipped_for: str | None = None
         self.baseline: Snapshot | None = None
+        #: What the kernel held before it, where that can be seen.
+        self.held: Held | None = None
         self.kernel_lines: Sequence[KernelLine] = ()
         self.findings: Sequence[Finding] = ()
         #: What the kernel may say against itself during this test, besides what its marker says.
@@ -148,6 +151,10 @@ class Session:
         self._previous: Watch | None = None
         self._late: list[str] = []
         self._watchdog: Watchdog | None = None
+        self._held: HeldByKernel | None = None
+        self._held_sought = False
+        #: What the kernel held after the test that ran last: so the next one begins.
+        self._held_last: Held | None = None
         # faulthandler has one timer for the whole process: where pytest uses it, it is taken, and
         # its thread comes and goes with each test.
         self._timer_taken = config.pluginmanager.hasplugin("faulthandler") and (
@@ -176,6 +183,19 @@ class Session:
 
             self._kernel = KernelWatch.open(self.allowed_log)
         return self._kernel
+
+    @property
+    def held(self) -> HeldByKernel | None:
+        """What the kernel holds, for all to see on an emulated host.
+
+        On a machine of one's own others make VMs too, and its cgroups are somebody's.
+        """
+        if not self._held_sought and self.label.emulated:
+            from kvmharness.suite.held import HeldByKernel
+
+            self._held = HeldByKernel.open()
+        self._held_sought = True
+        return self._held
 
     def blind(self) -> list[str]:
         """Say in a line what of the kernel can't be seen here; nothing where all can."""
@@ -274,6 +294,9 @@ class Session:
         self._end_gap()
         if self.writer is not None or watch.needs_kvm:
             self.kernel.say_begin(watch.id)
+        if watch.needs_kvm and self.held is not None:
+            watch.held = self._held_last or self.held.snapshot()
+        self._held_last = None
         watch.baseline = leaks.snapshot()
         self.current = watch
 
@@ -286,10 +309,13 @@ class Session:
         from kvmharness.suite import leaks
 
         before = leaks.snapshot()
+        held = self._held.snapshot() if self._held is not None and watch.held is not None else None
         try:
             return (yield)
         finally:
             watch.baseline |= leaks.snapshot() - before
+            if self._held is not None and held is not None and watch.held is not None:
+                watch.held += self._held.snapshot() - held
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -359,6 +385,11 @@ class Session:
         if left:
             lines = "\n".join(f"  {line}" for line in left.describe())
             pytest.fail(f"this test leaked {left.counts()}\n{lines}", pytrace=False)
+        if self._held is not None and watch.held is not None:
+            self._held_last, kept = self._held.left_since(watch.held)
+            if kept:
+                told = "; ".join(kept.describe())
+                pytest.fail(f"when the test was over the kernel still held {told}", pytrace=False)
 
     def _end_stretch(self, watch: Watch) -> None:
         said = self.kernel.take()

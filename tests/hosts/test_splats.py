@@ -20,8 +20,8 @@ from kvmharness.errors import MissingCapability
 from kvmharness.hosts.emulated import EmulatedHost
 from kvmharness.kernels import modulebuild
 
-#: Seconds for three boots on a busy machine: an oops and a panic each end one.
-_RUN = 500.0
+#: Seconds for four boots on a busy machine: an oops, a hang and a panic each end one.
+_RUN = 600.0
 _HERE = Path(__file__).parent / "splats"
 
 pytestmark = pytest.mark.deadline(_RUN + 200)
@@ -39,6 +39,7 @@ SAID = {
     "in_a_child[list]": ["list corruption list_del", "kernel BUG lib/list_debug.c"],
     "written_by_root": ["soft lockup"],
     "that_an_oops_kills": ["kernel BUG", "Oops invalid opcode"],
+    "that_hangs": ["hung task", "panic hung_task"],
     "that_a_panic_ends": ["panic sysrq triggered crash"],
 }
 
@@ -97,3 +98,7 @@ def test_the_log_of_a_test_that_was_killed_begins_where_it_began(
     assert "soft lockup" not in "\n".join(killed["kernel_log"])  # that was the test before
     assert "Call Trace:" in "\n".join(killed["kernel_log"])
     assert "panic" in records["that_a_panic_ends"]["reason"]
+
+
+def test_what_hangs_says_where(records: dict[str, dict[str, Any]]) -> None:
+    assert "msleep" in "\n".join(records["that_hangs"]["kernel_log"])

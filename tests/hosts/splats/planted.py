@@ -74,6 +74,11 @@ def test_that_an_oops_kills() -> None:
     plant("bug")
 
 
+@pytest.mark.scenario("planted.that_hangs")
+def test_that_hangs() -> None:
+    plant("hang")
+
+
 @pytest.mark.scenario("planted.that_a_panic_ends")
 def test_that_a_panic_ends() -> None:
     Path("/proc/sysrq-trigger").write_text("c")

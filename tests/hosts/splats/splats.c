@@ -70,13 +70,18 @@ static void atomic(void)
 	spin_unlock(&lock);
 }
 
+static void hang(void)
+{
+	msleep(600 * 1000);	/* as one that waits for a lock that nobody lets go */
+}
+
 static const struct {
 	const char *name;
 	void (*find)(void);
 } splats[] = {
 	{ "warn", splat_warn }, { "error", error }, { "bug", bug }, { "null", null },
 	{ "gpf", gpf }, { "list", list }, { "refcount", refcount }, { "ubsan", ubsan },
-	{ "atomic", atomic },
+	{ "atomic", atomic }, { "hang", hang },
 };
 
 static ssize_t splat_write(struct file *file, const char __user *from, size_t size, loff_t *pos)

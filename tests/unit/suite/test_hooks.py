@@ -738,3 +738,60 @@ def test_a_broken_binding_does_not_break_other_tests(tmp_path: Path) -> None:
 
 def _with(directory: Path) -> str:
     return os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+# ------------------------------------------------------------------ what the kernel holds
+
+HELD = """
+import contextlib
+import pytest
+from kvmharness.kvm.system import Kvm
+from kvmharness.suite import held
+from kvmharness.suite.held import Held, HeldByKernel
+
+VMS = set()
+
+class Seen(HeldByKernel):
+    def __init__(self): pass
+    def snapshot(self): return Held(frozenset(VMS), {"pages": len(VMS)})
+
+held._GRACE = 0.01
+Kvm.open = contextlib.nullcontext
+HeldByKernel.open = classmethod(lambda cls: Seen())
+
+@pytest.fixture
+def vm():
+    yield
+    VMS.discard("1-9")
+
+@pytest.fixture(scope="module")
+def wide():
+    VMS.add("1-2")
+
+def test_leaves_a_vm(ioctl_trace, kvm): VMS.add("1-4")
+def test_after_it(kvm): pass
+def test_gives_it_back_late(vm, kvm): VMS.add("1-9")
+def test_with_a_wider_fixture(kvm, wide): pass
+def test_needs_no_kvm(): VMS.add("1-5")
+def test_fails_by_itself(kvm):
+    VMS.add("1-6")
+    assert 0, "its own"
+"""
+
+
+def test_what_the_kernel_still_holds_fails_the_test_that_left_it(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, HELD, "--kvmharness-strict", KVMHARNESS_HOST="emulated-snp")
+    outcomes = {name: record.outcome for name, record in ran.records.items()}
+    assert outcomes == {
+        "test_leaves_a_vm": "failed",
+        "test_after_it": "passed",
+        "test_gives_it_back_late": "passed",
+        "test_with_a_wider_fixture": "passed",
+        "test_needs_no_kvm": "passed",
+        "test_fails_by_itself": "failed",
+    }
+    assert ran["test_leaves_a_vm"].reason == (
+        "when the test was over the kernel still held VM 1-4 (process and fd that made it); 1 pages"
+        " (in teardown)"
+    )
+    assert "its own" in ran["test_fails_by_itself"].reason
