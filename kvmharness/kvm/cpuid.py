@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, MutableSequence
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno
@@ -21,6 +21,18 @@ _ENTRY = struct.Struct("<7I12x")
 _HEADER = struct.Struct("<I4x")
 
 
+if TYPE_CHECKING:
+
+    class _Changes(TypedDict, total=False):
+        function: int
+        index: int
+        eax: int
+        ebx: int
+        ecx: int
+        edx: int
+        flags: int
+
+
 class CpuidEntry(Record, frozen=True):
     """struct kvm_cpuid_entry2: a leaf's registers, or the bits that are allowed in them.
 
@@ -34,6 +46,12 @@ class CpuidEntry(Record, frozen=True):
     ecx: int = 0
     edx: int = 0
     flags: int = 0
+
+    if TYPE_CHECKING:
+
+        def replaced(self, **changes: Unpack[_Changes]) -> Self:  # type: ignore[override]
+            """Record's, in which a type checker finds a misspelt register."""
+            return super().replaced(**changes)
 
     def __repr__(self) -> str:
         shown = [hex(self.function)]

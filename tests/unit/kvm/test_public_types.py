@@ -120,6 +120,7 @@ def misspelt(some: vcpu.Vcpu, kvm: system.Kvm) -> None:  # pragma: no cover
     some.get_vcpu_events().nmi.injectd = 1  # type: ignore[attr-defined]
     kvm.get_supported_cpuid()[0].eaz  # type: ignore[attr-defined]  # noqa: B018
     CpuidEntry(1, eaz=1)  # type: ignore[call-arg]
+    CpuidEntry(1).replaced(eaz=1)  # type: ignore[call-arg]
     Regs(rxa=1)  # type: ignore[call-arg]
     sev_structs.SnpLaunchUpdate(gfn=1)  # type: ignore[call-arg]
     tdx.TdxInitMemRegion(pages=1)  # type: ignore[call-arg]

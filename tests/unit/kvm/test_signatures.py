@@ -15,6 +15,7 @@ import pytest
 from kvmharness.kvm import device, guest_memfd, system, vcpu, vm
 from kvmharness.kvm.result import Result
 from kvmharness.launch import psp, sev, sev_es, tdx
+from kvmharness.machine import machine
 
 #: Every type of fd or launch, and the type of its ``try_``.
 FORMS: list[tuple[type, type]] = [
@@ -28,6 +29,7 @@ FORMS: list[tuple[type, type]] = [
     (tdx.Tdx, tdx.TdxTry),
     (tdx.TdxVcpu, tdx.TdxVcpuTry),
     (psp.SevDevice, psp.SevDeviceTry),
+    (machine.Machine, machine.MachineTry),
 ]
 
 
