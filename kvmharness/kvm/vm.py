@@ -34,6 +34,7 @@ from kvmharness.kvm.result import Result
 from kvmharness.kvm.stats import VmStatsCalls, VmStatsTry
 from kvmharness.kvm.structs import Struct
 from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vmtypes import CONFIDENTIAL
 
 #: A GuestMemfd, an fd of another kind, or a bare number.
 _Fd = HasFileno | int
@@ -67,7 +68,12 @@ class VmTry(
         result = ioctl.call(self._vm.fileno(), "KVM_CREATE_VCPU", vcpu_id)
         if not result.ok:
             return result.with_value(None)  # type: ignore[arg-type]
-        made = Vcpu(result.ret, vcpu_id, self._vm.vcpu_mmap_size, self._vm.memslots)
+        kind: Callable[[int, int, int, Memslots], Vcpu] = Vcpu
+        if self._vm.vm_type in CONFIDENTIAL:
+            from kvmharness.kvm.no_guest import vcpu_of
+
+            kind = vcpu_of(self._vm.vm_type)
+        made = kind(result.ret, vcpu_id, self._vm.vcpu_mmap_size, self._vm.memslots)
         made.xsave_size = xsave_size
         return result.with_value(made)
 

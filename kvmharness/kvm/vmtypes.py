@@ -34,3 +34,7 @@ class VmType(IntEnum):
                 return vm_type
         known = ", ".join(f"{vm_type.label} ({int(vm_type)})" for vm_type in cls)
         raise ValueError(f"unknown VM type {name!r}: one of {known}")
+
+
+#: The types whose guests are kept from the host, which takes hardware of its own.
+CONFIDENTIAL = frozenset({VmType.SEV, VmType.SEV_ES, VmType.SNP, VmType.TDX})

@@ -7,10 +7,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from kvmharness import labels
 from kvmharness.errors import (
     HarnessError,
-    MissingCapability,
     PrivateMemory,
     RunTimeout,
 )
@@ -20,10 +18,10 @@ from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import (
     Mapping,
 )
+from kvmharness.kvm.no_guest import require_runnable
 from kvmharness.kvm.result import Result
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm, VmTry
-from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev import Snp, SnpTry
 from kvmharness.launch.tdx import Tdx, TdxTry, TdxVcpu
 from kvmharness.machine.cpu_mode import enter
@@ -40,8 +38,6 @@ if TYPE_CHECKING:  # loaded when first asked for: most machines have no use for 
     from kvmharness.machine.snapshot import Snapshot
 
 #: Types whose guests take an encrypting processor to run.
-_CONFIDENTIAL = (VmType.SEV, VmType.SEV_ES, VmType.SNP, VmType.TDX)
-
 #: How long closing a machine waits for its vCPUs to leave KVM_RUN.
 _LEAVE_SECONDS = 15.0
 
@@ -240,7 +236,7 @@ class Machine(Vm):
         With None there is no deadline. MissingCapability for a confidential VM on an emulated host:
         no guest of it runs there.
         """
-        self._check_guest_can_run()
+        require_runnable(self.vm_type)
         return run_payload(self.vcpus[vcpu], timeout)
 
     def start(self, vcpu: int = 0, timeout: float | None = 5.0) -> VcpuThread:
@@ -248,7 +244,7 @@ class Machine(Vm):
 
         MissingCapability as run().
         """
-        self._check_guest_can_run()
+        require_runnable(self.vm_type)
         thread = VcpuThread(self.vcpus[vcpu], timeout)
         self.threads = [started for started in self.threads if started.running]
         self.threads.append(thread)
@@ -258,16 +254,6 @@ class Machine(Vm):
         """Run all vCPUs at once, each on its thread, and return what each did, by index."""
         threads = [self.start(vcpu.id, timeout) for vcpu in self.vcpus]
         return [thread.join() for thread in threads]
-
-    def _check_guest_can_run(self) -> None:
-        if self.vm_type in _CONFIDENTIAL and labels.current().emulated:
-            label = VmType(self.vm_type).label
-            raise MissingCapability(
-                f"running a {label} guest",
-                f"this is an {labels.current().kind} host: it populates, measures and finishes a "
-                "launch by the kernel's own code, but no confidential guest can run on it; that "
-                "takes the hardware",
-            )
 
     def snapshot(self) -> Snapshot:
         """Take everything the VM, its vCPUs and its memory hold; no vCPU may be running.
