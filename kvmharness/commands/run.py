@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kvmharness.report.output import ReportFile
     from kvmharness.report.records import Cause, Outcome
     from kvmharness.report.result import HostResult
+    from kvmharness.suite.kernel_coverage import KernelCoverage
     from kvmharness.suite.run import Request
 
 ALL = "all"
@@ -126,6 +128,12 @@ class _PassThrough(click.Command):
     metavar="MODULE.NAME=VALUE",
     help="Load an emulated host's modules with it, such as kvm.tdp_mmu=0. Repeatable.",
 )
+@click.option(
+    "--kernel-coverage",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="Tell what was reached of KVM's own code on emulated hosts, and write it to DIRECTORY.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show each test, and failures uncut.")
 @click.pass_context
 def run(
@@ -149,6 +157,7 @@ def run(
     smp: int | None,
     modules: tuple[str, ...],
     module_options: tuple[str, ...],
+    kernel_coverage: Path | None,
     verbose: bool,
 ) -> int:
     """Run the suite, or what SELECT means of it, and say what came of it.
@@ -177,7 +186,8 @@ def run(
         pytest_args=ctx.meta.get("pytest_args", ()),
         environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
     )
-    places = list(_places(hosts, kernels, smp, modules, module_options))
+    places = list(_places(hosts, kernels, smp, modules, module_options, kernel_coverage))
+    coverage = _coverage(kernel_coverage)
     with ExitStack() as files:
         wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
         reports = _reserve(wanted, files)
@@ -185,7 +195,7 @@ def run(
         results: list[HostResult] = []
         try:
             for place in places:
-                _run_at(place, request, results, out, verbose)
+                _run_at(place, request, results, out, verbose, coverage)
         except (KeyboardInterrupt, SystemExit) as error:
             results += [_never_begun(place) for place in places[len(results) :]]
             ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else error.code
@@ -197,6 +207,8 @@ def run(
         status = result.bisect_status(results) if bisecting else result.status(results)
         wrong = _write(reports, results, status, kcidb_build)
     _tell(out, results, status, verbose)
+    if coverage is not None and coverage.show(out):
+        status = status or exit_status.FAILED
     if wrong:
         raise HarnessError("; ".join(wrong))
     return status
@@ -238,6 +250,7 @@ def _places(
     smp: int | None,
     modules: tuple[str, ...],
     module_options: Sequence[str],
+    kernel_coverage: Path | None,
 ) -> Iterator[_Place]:
     from kvmharness.kernels.module_options import parse
     from kvmharness.kernels.own_modules import parse as parse_modules
@@ -256,6 +269,7 @@ def _places(
         "--smp": smp,
         "--module": modules,
         "--module-option": options,
+        "--kernel-coverage": kernel_coverage,
     }
     for option, given in emulated_only.items():
         if given and wanted == [host_kinds.NATIVE]:
@@ -267,6 +281,14 @@ def _places(
         else:
             for kernel in kernels or (host_kinds.DEFAULT_KERNEL,):
                 yield _Place(kind, kernel, smp, modules, options)
+
+
+def _coverage(directory: Path | None) -> KernelCoverage | None:
+    if directory is None:
+        return None
+    from kvmharness.suite.kernel_coverage import KernelCoverage
+
+    return KernelCoverage(directory)
 
 
 def _reserve(paths: dict[str, str | None], files: ExitStack) -> dict[str, ReportFile]:
@@ -288,6 +310,7 @@ def _run_at(
     results: list[HostResult],
     console: Console,
     verbose: bool,
+    coverage: KernelCoverage | None,
 ) -> None:
     """Run on one host, and add what comes of it to `results`, also when it is interrupted.
 
@@ -298,7 +321,7 @@ def _run_at(
     from kvmharness.suite.run import run_suite
 
     try:
-        host, label = _host(place)
+        host, label = _host(place, coverage)
     except MissingCapability as error:
         results.append(_absent(place, request, error))
         return
@@ -311,7 +334,12 @@ def _run_at(
         # Where no selection is given: the host's own purpose.
         request = replace(request, select=(host_kinds.EMULATED[place.kind].vm_type,))
     results.append(HostResult(label, host.facts))
-    with RunProgress(console, label, verbose) as progress:
+    purpose = host_kinds.EMULATED.get(place.kind)
+    whole = purpose is not None and request.select == (purpose.vm_type,) and not request.pytest_args
+    with (
+        nullcontext() if coverage is None else coverage.telling(label, whole=whole),
+        RunProgress(console, label, verbose) as progress,
+    ):
         try:
             run_suite(host, request, results[-1], progress)
         except UsageError as error:
@@ -320,7 +348,7 @@ def _run_at(
             results[-1] = _absent_record(place, "error", str(error))
 
 
-def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
+def _host(place: _Place, coverage: KernelCoverage | None) -> tuple[Host, labels.HostLabel]:
     if place.kind == host_kinds.NATIVE:
         from kvmharness.hosts.native import NativeHost
         from kvmharness.kvm.system import Kvm
@@ -332,7 +360,8 @@ def _host(place: _Place) -> tuple[Host, labels.HostLabel]:
 
     host = EmulatedHost.prepare(place.kind, place.kernel or "")
     host = host.with_modules(place.modules).with_module_options(place.module_options)
-    return WithProcessors(host, place.smp), host.label
+    runs = WithProcessors(host, place.smp)
+    return (runs if coverage is None else coverage.watch(host, runs)), host.label
 
 
 def _absent(place: _Place, request: Request, error: MissingCapability) -> HostResult:

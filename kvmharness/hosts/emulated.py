@@ -126,6 +126,11 @@ class EmulatedHost:
         """What a result seen here is to be called: the kernel, and what it was loaded with."""
         return HostLabel(self.kind.name, " ".join((self.kernel.label, *self.varied)))
 
+    @property
+    def modules(self) -> Mapping[str, Path]:
+        """The files of the modules that are loaded, by name in load order."""
+        return load_order(self.kind, self.kernel, self.built)
+
     def with_modules(self, given: Sequence[str]) -> EmulatedHost:
         """Return the host with modules of the user's own loaded, each ``NAME=PATH``.
 
@@ -134,8 +139,7 @@ class EmulatedHost:
         modules = own_modules.parse(given)
         if not modules:
             return self
-        loaded = load_order(self.kind, self.kernel, self.built)
-        kernel = own_modules.put_into(self.kernel, modules, loaded)
+        kernel = own_modules.put_into(self.kernel, modules, self.modules)
         built = {name: path for name, path in self.built.items() if name not in modules}
         rebuilt = sorted({*built, *kernel.replaced} - {self.kind.standin})
         files = {name: str(path) for name, path in modules.items()}
@@ -149,10 +153,9 @@ class EmulatedHost:
         """
         if not options:
             return self
-        loaded = load_order(self.kind, self.kernel, self.built)
         return replace(
             self,
-            module_options=module_options.resolve(options, loaded),
+            module_options=module_options.resolve(options, self.modules),
             varied=tuple(options),
             facts={**self.facts, "module_options": list(options)},
         )
@@ -171,13 +174,15 @@ class EmulatedHost:
         memory: int = DEFAULT_MEMORY,
         append: str = "",
         boot_timeout: float = BOOT_DEADLINE,
+        block_log: int | None = None,
     ) -> HostRun:
         """Boot, run `argv` in the caller's root and directory, and end.
 
         `timeout`: seconds for the command, from when it starts; `boot_timeout`: for the boot.
         `smp`: processors; `memory`: MiB. `append`: more for the kernel's command line. `env` is
-        added to what is carried over from the caller's environment. Never raises for what happens
-        inside: the verdict says it.
+        added to what is carried over from the caller's environment. `block_log`: a file (its fd)
+        that takes the code of the modules as it first runs (coverage/block_log.py). Never raises
+        for what happens inside: the verdict says it.
         """
         script = command_script(argv, self._environment(env), cwd or Path.cwd())
         machine = self._machine(writable, smp, memory, append)
@@ -186,7 +191,7 @@ class EmulatedHost:
         def watch() -> Watch:
             return Watch(on_output, time.monotonic(), boot_timeout, timeout, silence)
 
-        run = _started(machine, archive, watch, interactive=False)
+        run = _started(machine, archive, watch, interactive=False, block_log=block_log)
         return _kept_if_failed(run, machine, archive, interactive=False)
 
     def shell(
@@ -239,7 +244,7 @@ class EmulatedHost:
     def _boot_image(self, machine: VirtualMachine, script: str, *, interactive: bool) -> bytes:
         return boot_image(
             self.kind,
-            load_order(self.kind, self.kernel, self.built),
+            self.modules,
             self.busybox,
             shares=machine.shares[1:],  # init has the root by itself
             script=script,
@@ -249,16 +254,21 @@ class EmulatedHost:
 
 
 def _started(
-    machine: VirtualMachine, archive: bytes, watch: Callable[[], Watch], *, interactive: bool
+    machine: VirtualMachine,
+    archive: bytes,
+    watch: Callable[[], Watch],
+    *,
+    interactive: bool,
+    block_log: int | None = None,
 ) -> HostRun:
     """Boot, and once again if the command was not let begin; what came of the last boot."""
     first = watch()
-    start(machine, archive, first, interactive=interactive)
+    start(machine, archive, first, interactive=interactive, block_log=block_log)
     if not first.refused:
         return first.verdict()
     progress.note(f"the emulated host was refused, {first.refused}; it is booted again")
     second = watch()
-    start(machine, archive, second, interactive=interactive)
+    start(machine, archive, second, interactive=interactive, block_log=block_log)
     return replace(second.verdict(), refused=[first.refused])
 
 

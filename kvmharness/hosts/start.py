@@ -18,11 +18,23 @@ from kvmharness import process
 from kvmharness.hosts.virtual_machine import CHANNELS, ORDERS, VirtualMachine
 from kvmharness.hosts.watch import Watch
 
+#: Where x86-64 has modules (Documentation/arch/x86/x86_64/mm.rst): behind the kernel's image, for
+#: which half a GiB is set aside at least, up to the fixed mappings.
+_MODULES = (0xFFFF_FFFF_A000_0000, 0xFFFF_FFFF_FF00_0000)
 
-def start(machine: VirtualMachine, initramfs: bytes, watch: Watch, *, interactive: bool) -> None:
+
+def start(
+    machine: VirtualMachine,
+    initramfs: bytes,
+    watch: Watch,
+    *,
+    interactive: bool,
+    block_log: int | None = None,
+) -> None:
     """Run `machine` until it ends or `watch` gives up.
 
     `interactive`: the guest's console is our terminal, and `watch` reads only what init tells.
+    `block_log`: a file (its fd) that takes the code of the guest's modules as it first runs.
     """
     read: tuple[str, ...]
     options: dict[str, Any]
@@ -40,12 +52,17 @@ def start(machine: VirtualMachine, initramfs: bytes, watch: Watch, *, interactiv
         pipes = {name: owned.enter_context(_pipe()) for name in read}
         channels |= {name: f"file,path=/dev/fd/{pipe.write}" for name, pipe in pipes.items()}
         channels[ORDERS] = f"file,path=/dev/null,input-path=/dev/fd/{orders.read}"
+        argv = machine.argv(f"/dev/fd/{archive}", channels)
+        passed = [archive, orders.read, *(pipe.write for pipe in pipes.values())]
+        if block_log is not None:
+            argv += _logging(block_log)
+            passed.append(block_log)
         child = owned.enter_context(
             process.child(
-                machine.argv(f"/dev/fd/{archive}", channels),
+                argv,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **machine.qemu.environment},
-                pass_fds=[archive, orders.read, *(pipe.write for pipe in pipes.values())],
+                pass_fds=passed,
                 **options,
             )
         )
@@ -55,6 +72,12 @@ def start(machine: VirtualMachine, initramfs: bytes, watch: Watch, *, interactiv
         assert child.stderr is not None
         sources = {name: pipe.read for name, pipe in pipes.items()}
         watch.follow(child, {**sources, "qemu": child.stderr.fileno()}, orders.write)
+
+
+def _logging(fd: int) -> list[str]:
+    """Return QEMU's options that have it tell the code of modules as it translates it, once."""
+    begin, end = _MODULES
+    return ["-d", "in_asm", "-dfilter", f"{begin:#x}+{end - begin:#x}", "-D", f"/dev/fd/{fd}"]
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The few parts of a kernel module's ELF file that loading one depends on (x86_64, ET_REL)."""
+"""The few parts of a kernel module's ELF file that the harness reads (x86_64, ET_REL)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,19 @@ class Relocation:
 
     file_offset: int
     target: int  # offset in the section it applies to
-    symbol: str
+    symbol: str  # a section's name, where the entry refers to a place in a section
+    addend: int
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A symbol: its place in a section (empty for one that is in none), in bytes."""
+
+    name: str
+    section: str
+    offset: int
+    size: int
+    is_function: bool
 
 
 class Module:
@@ -40,6 +52,7 @@ class Module:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self._parsed: list[Symbol] | None = None
         try:
             self._file = ELFFile(BytesIO(data))
             self.sections: list[Section] = list(self._file.iter_sections())
@@ -81,10 +94,35 @@ class Module:
         symbols = self._file.get_section(section["sh_link"])
         if not (isinstance(section, RelocationSection) and isinstance(symbols, SymbolTableSection)):
             raise BadModule(f"section {name} holds no relocations")
+        named = self._symbols(symbols)
         for number, entry in enumerate(section.iter_relocations()):
-            symbol = symbols.get_symbol(entry["r_info_sym"])
             at = section["sh_offset"] + number * section["sh_entsize"]
-            yield Relocation(at, entry["r_offset"], symbol.name)
+            symbol = named[entry["r_info_sym"]]
+            # A section's symbol has no name of its own.
+            name = symbol.name or symbol.section
+            yield Relocation(at, entry["r_offset"], name, entry["r_addend"])
+
+    def functions(self) -> Iterator[Symbol]:
+        """Yield the functions, in the symbol table's order. Raises BadModule."""
+        symbols = self.section(".symtab")
+        if not isinstance(symbols, SymbolTableSection):
+            raise BadModule("section .symtab holds no symbols")
+        yield from (s for s in self._symbols(symbols) if s.is_function and s.section)
+
+    def _symbols(self, table: SymbolTableSection) -> list[Symbol]:
+        """Return the symbols of a table: parsed once, for relocations refer to them by number."""
+        if self._parsed is None:
+            self._parsed = [
+                Symbol(
+                    symbol.name,
+                    self.sections[at].name if isinstance(at := symbol["st_shndx"], int) else "",
+                    symbol["st_value"],
+                    symbol["st_size"],
+                    symbol["st_info"]["type"] == "STT_FUNC",
+                )
+                for symbol in table.iter_symbols()
+            ]
+        return self._parsed
 
 
 def unsigned(data: bytes) -> bytes:

@@ -177,11 +177,16 @@ class BuildRoot:
         """Return where a build in `kvm` leaves a module."""
         return self.common / "arch/x86/kvm" / f"{name}.ko"
 
-    def make(self, directory: str, module: str, *arguments: str) -> None:
-        """Build the modules of `directory` (a path inside the root). BuildFailed names `module`."""
+    def make(
+        self, directory: str, module: str, *arguments: str, targets: Sequence[str] = ("modules",)
+    ) -> None:
+        """Build in `directory` (a path inside the root): its modules, or other targets there.
+
+        BuildFailed names `module`.
+        """
         make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={directory}", f"CC={_GCC}"]
         make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
-        make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, "modules"]
+        make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, *targets]
         _make([*_namespaces(), "sh", "-c", _ENTER, "sh", str(self.path), *make], module)
 
     def stripped(self, module: Path) -> Path:

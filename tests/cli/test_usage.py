@@ -25,6 +25,11 @@ from .command import kvmharness
         (["run", "--host", "mars"], "--host mars: no such host; there are: native, emulated-snp"),
         (["run", "--kernel", "6.12"], "--kernel is for emulated hosts"),
         (["run", "--smp", "2"], "--smp is for emulated hosts"),
+        (["run", "--kernel-coverage", "/tmp"], "--kernel-coverage is for emulated hosts"),
+        (
+            ["run", "--host", "emulated-snp", "--kernel-coverage", "/dev/null/x"],
+            "--kernel-coverage /dev/null/x: Not a directory",
+        ),
         (["run", "--require", "moon"], "--require moon: not kvm, a VM type"),
         (["run", "--timeout", "soon"], "not a valid float"),
         (["run", "--timeout", "0"], "not in the range"),

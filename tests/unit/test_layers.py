@@ -20,7 +20,7 @@ LAYERS = (
     "hosts | contract",
     "scenarios",
     "machine | standins",
-    "launch | measure",
+    "launch | measure | coverage",
     "kernels | kvm",
     "report | kernel_log",
     "ground",

@@ -16,6 +16,7 @@ from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
 from kvmharness.report.result import HostResult
 from kvmharness.suite import run as suite
+from kvmharness.suite.kernel_coverage import KernelCoverage
 
 ARGUMENTS = ["a.b", "--host", "emulated-snp", "--host", "emulated-tdx"]
 
@@ -32,7 +33,9 @@ def play(monkeypatch: pytest.MonkeyPatch, *, wrong: str) -> None:
             raise UsageError("no test is called 'a.b'")
         result.records.append(Record.of(result.label, "a.b", "a.b", "passed"))
 
-    monkeypatch.setattr(command, "_host", lambda place: (Host(), HostLabel(place.kind, "7.3.4")))
+    monkeypatch.setattr(
+        command, "_host", lambda place, coverage: (Host(), HostLabel(place.kind, "7.3.4"))
+    )
     monkeypatch.setattr(suite, "run_suite", run_suite)
 
 
@@ -56,3 +59,14 @@ def test_wrong_usage_on_the_first_is_wrong_usage(monkeypatch: pytest.MonkeyPatch
     play(monkeypatch, wrong="emulated-snp")
     result = CliRunner().invoke(command.run, ARGUMENTS, standalone_mode=False)
     assert isinstance(result.exception, UsageError)
+
+
+@pytest.mark.parametrize(("below", "status"), [(True, 1), (False, 0)])
+def test_a_function_below_its_floor_fails_a_run_that_passed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: bool, status: int
+) -> None:
+    play(monkeypatch, wrong="")
+    monkeypatch.setattr(KernelCoverage, "show", lambda self, console: below)
+    options = [*ARGUMENTS, "--kernel-coverage", str(tmp_path)]
+    result = CliRunner().invoke(command.run, options, standalone_mode=False)
+    assert result.return_value == status
