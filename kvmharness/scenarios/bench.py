@@ -39,6 +39,13 @@ class Bench:
         """The digest as an emulated host's firmware has it; None where there is none to ask."""
         return None
 
+    def lost(self) -> list[str]:
+        """What the firmware or TDX module was given otherwise than KVM was, one line each.
+
+        None where there is nobody to ask.
+        """
+        return []
+
     def page_counts(self) -> dict[str, int] | None:
         """The pages that an emulated host's firmware holds, by state; None without one."""
         return None

@@ -13,7 +13,7 @@ from kvmharness.scenarios.scenario import SCENARIOS, Scenario
 _SHARED = ("populate", "populate_ranges", "populate_races")
 _HOMES = {
     VmType.DEFAULT: ("guest_memfd",),
-    VmType.SNP: (*_SHARED, "snp"),
+    VmType.SNP: (*_SHARED, "snp", "snp_given", "snp_failures", "snp_pointers"),
     VmType.TDX: (*_SHARED, "tdx"),
 }
 

@@ -37,6 +37,7 @@ def observe(scenario: Scenario, kvm: Kvm, allowed_log: Iterable[re.Pattern[str]]
             scenario.action(bench)
             outcome.digest = bench.launch_digest()
             outcome.predicted_digest = bench.predicted_digest()
+            outcome.lost = bench.lost()
             outcome.rmp = bench.page_counts()
         # When all is closed: what hardware would have faulted on shows when pages go back.
         said = kernel.take()

@@ -21,7 +21,8 @@ _OF_PAGES = ("asked", "done", "left", "written_back")
 class Outcome:
     """All that a scenario showed. `steps` and `log` are what a contract row promises.
 
-    `log` holds what the kernel said against itself; None where its log can't be read.
+    `log` holds what the kernel said against itself; None where its log can't be read. `lost` is
+    what an emulated host's firmware or TDX module was given otherwise than KVM was.
     """
 
     scenario: str
@@ -30,6 +31,7 @@ class Outcome:
     log_lines: list[str] = field(default_factory=list)
     digest: str | None = None
     predicted_digest: str | None = None
+    lost: list[str] = field(default_factory=list)
     rmp: dict[str, int] | None = None
     trace: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,6 +50,7 @@ class Outcome:
             "log_lines": self.log_lines,
             "digest": self.digest,
             "predicted_digest": self.predicted_digest,
+            "lost": self.lost,
             "rmp": self.rmp,
             "trace": self.trace,
         }

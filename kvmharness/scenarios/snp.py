@@ -30,16 +30,9 @@ from kvmharness.scenarios.populate_races import flip_while_populated, populate_a
 from kvmharness.scenarios.snp_bench import SnpBench, snp_scenario
 from kvmharness.scenarios.sources import SOURCE_KINDS
 from kvmharness.standins import snp as standin
-
-# Firmware commands as the stand-in counts them (SEV_CMD_SNP_* of linux/psp-sev.h, not uAPI).
-_CMD_LAUNCH_START = 0xA0
-_CMD_LAUNCH_UPDATE = 0xA1
-_CMD_LAUNCH_FINISH = 0xA2
-_CMD_ACTIVATE = 0x91
-_CMD_GCTX_CREATE = 0x93
+from kvmharness.standins.snp import Failure, FirmwareCall
 
 _INVALID_PAGE_STATE = 0x1A
-_RESOURCE_LIMIT = 0x17
 
 
 #: A CPUID page without functions, which any firmware takes.
@@ -428,7 +421,7 @@ def _state_default_vm(bench: SnpBench) -> None:
 def _firmware_nth_page(bench: SnpBench) -> None:
     source = bench.source("aligned", 4)
     _ = bench.machine  # made first: its own commands are not what is to fail
-    standin.inject(_CMD_LAUNCH_UPDATE, _INVALID_PAGE_STATE, after=2)
+    standin.inject(Failure(FirmwareCall.SNP_LAUNCH_UPDATE, _INVALID_PAGE_STATE, after=2))
     bench.populate(0, 4, source)
     bench.populate(2, 2, source.address + 2 * PAGE_SIZE)
 
@@ -437,49 +430,9 @@ def _firmware_nth_page(bench: SnpBench) -> None:
 def _firmware_first_page(bench: SnpBench) -> None:
     source = bench.source("aligned", 2)
     _ = bench.machine
-    standin.inject(_CMD_LAUNCH_UPDATE, _INVALID_PAGE_STATE)
+    standin.inject(Failure(FirmwareCall.SNP_LAUNCH_UPDATE, _INVALID_PAGE_STATE))
     bench.populate(0, 2, source)
     bench.populate(0, 2, source)
-
-
-@snp_scenario("snp.firmware.start", "the firmware refuses LAUNCH_START", "standin")
-def _firmware_start(bench: SnpBench) -> None:
-    machine = bench.make()
-    standin.inject(_CMD_LAUNCH_START, _RESOURCE_LIMIT)
-    bench.step("LAUNCH_START", machine.try_.snp.launch_start())
-    bench.step("LAUNCH_START again", machine.try_.snp.launch_start())
-
-
-@snp_scenario("snp.firmware.gctx_create", "the firmware creates no guest context", "standin")
-def _firmware_gctx_create(bench: SnpBench) -> None:
-    machine = bench.make()
-    standin.inject(_CMD_GCTX_CREATE, _RESOURCE_LIMIT)
-    bench.step("LAUNCH_START", machine.try_.snp.launch_start())
-    bench.step("LAUNCH_START again", machine.try_.snp.launch_start())
-
-
-@snp_scenario("snp.firmware.activate", "the firmware does not bind the ASID", "standin")
-def _firmware_activate(bench: SnpBench) -> None:
-    machine = bench.make()
-    standin.inject(_CMD_ACTIVATE, _RESOURCE_LIMIT)
-    bench.step("LAUNCH_START", machine.try_.snp.launch_start())
-    bench.step("LAUNCH_START again", machine.try_.snp.launch_start())
-
-
-@snp_scenario("snp.firmware.finish", "the firmware refuses LAUNCH_FINISH; a retry", "standin")
-def _firmware_finish(bench: SnpBench) -> None:
-    machine = bench.machine
-    standin.inject(_CMD_LAUNCH_FINISH, _RESOURCE_LIMIT)
-    bench.step("LAUNCH_FINISH", machine.try_.snp.launch_finish())
-    bench.step("LAUNCH_FINISH again", machine.try_.snp.launch_finish())
-
-
-@snp_scenario("snp.firmware.vmsa", "the firmware refuses the vCPU's VMSA in FINISH", "standin")
-def _firmware_vmsa(bench: SnpBench) -> None:
-    machine = bench.machine
-    bench.vcpu().unwrap()
-    standin.inject(_CMD_LAUNCH_UPDATE, _RESOURCE_LIMIT)
-    bench.step("LAUNCH_FINISH", machine.try_.snp.launch_finish())
 
 
 # ------------------------------------------------------------------ pre-fault

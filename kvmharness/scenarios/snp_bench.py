@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from kvmharness.kvm.mapping import PAGE_SIZE, guarded_read
@@ -13,6 +16,7 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev import DEFAULT_POLICY, PageType
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
+from kvmharness.measure import vmsa
 from kvmharness.measure.snp import LaunchDigest
 from kvmharness.scenarios.needs import Need
 from kvmharness.scenarios.outcome import Outcome
@@ -20,9 +24,17 @@ from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench, Sourc
 from kvmharness.scenarios.scenario import Scenario, register
 from kvmharness.scenarios.step import Call
 from kvmharness.standins import snp as standin
+from kvmharness.standins.snp import GivenPage
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
+
+
+#: Where the firmware has a vCPU's VMSA in the guest's memory: the last page below 2^48.
+_VMSA_GPA = 0xFFFF_FFFF_F000
+_VMSA = 2
+#: What the firmware has of a launch for which KVM was given nothing, as the stand-in records it.
+_NOT_GIVEN = {"gosvw": bytes(16).hex(), "tsc_khz": "0", "migration": "0", "imi": "0"}
 
 
 class SnpBench(PopulateBench):
@@ -31,8 +43,11 @@ class SnpBench(PopulateBench):
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
         self._digest: LaunchDigest | None = None
+        self._pages: list[GivenPage] = []
+        self._wanted: dict[str, str] = {}
+        self._wanted_vmsas: list[bytes] | None = None
+        self._lost: list[str] = []
         self._vcpu: Vcpu | None = None
-        self._measured_vmsas = False
         self.stack.callback(standin.clear_injection)
 
     def make(self, *, initialized: bool = True) -> Machine:
@@ -48,7 +63,7 @@ class SnpBench(PopulateBench):
         machine = self.make()
         machine.set_private(0, SLOT_PAGES * PAGE_SIZE)
         machine.snp.launch_start(DEFAULT_POLICY)
-        self._digest = LaunchDigest()
+        self.begin_digest()
         return machine
 
     def make_without_attributes(self) -> Machine:
@@ -97,9 +112,67 @@ class SnpBench(PopulateBench):
 
     def predicted_digest(self) -> str | None:
         """The digest of the pages that the steps so far populated; None if others may have been."""
-        if self._digest is None or not self._digest.pages or self._measured_vmsas:
+        if self._digest is None or not self._digest.pages:
             return None
-        return self._digest.hexdigest()
+        digest = copy(self._digest)
+        for page in self._vmsas():
+            digest.update(_VMSA, _VMSA_GPA, page)
+        return digest.hexdigest()
+
+    def begin_digest(self) -> None:
+        """Follow the digest, and what the firmware is given, of a launch that has just started."""
+        self._digest = LaunchDigest()
+        self._pages = []
+        self._wanted = {"policy": hex(DEFAULT_POLICY), **_NOT_GIVEN}
+        self._wanted_vmsas = None
+
+    def wants(self, **fields: str) -> None:
+        """Have `lost` compare these fields of the launch, in the names of snp_standin/record.c.
+
+        Without it they are what a launch has that gives KVM nothing but the default policy.
+        """
+        self._wanted |= fields
+
+    def wants_vmsas(self, vmsas: list[bytes]) -> None:
+        """Have `lost` compare the VMSAs that FINISH measured, in its order, with these pages."""
+        self._wanted_vmsas = vmsas
+
+    def check(self) -> None:
+        """Look at what the firmware was given of this launch, before the next one begins."""
+        self._lost = self.lost()
+        self.forget_digest()
+
+    def digest_is_right(self) -> bool:
+        """Whether the firmware's digest is that of the pages followed, VMSAs included."""
+        return self.launch_digest() == self.predicted_digest() and not self.lost()
+
+    def lost(self) -> list[str]:
+        """What the firmware was given of the pages that were followed otherwise than KVM was.
+
+        One line for each page that differs; none on hardware, and where pages are not followed.
+        """
+        given = standin.given()
+        if given is None or self._digest is None:
+            return self._lost
+        measured = ("VMSA", _VMSA_GPA, _VMSA, 0, (0, 0, 0))
+        wanted = [_shown(page) for page in self._pages]
+        had = [_shown(page) for page in given.pages]
+        # VMSAs are measured last, each as large as its contents are anybody's.
+        wanted += [measured for page in had[len(wanted) :] if page[2] == _VMSA]
+        had = [("VMSA", *page[1:]) if page[2] == _VMSA else page for page in had]
+        lost = [
+            f"page {number}: LAUNCH_UPDATE had {one}, the firmware {other}"
+            for number, (one, other) in enumerate(zip_longest(wanted, had))
+            if one != other
+        ]
+        lost += [
+            f"{name}: KVM was given {value}, the firmware {given.fields.get(name)}"
+            for name, value in self._wanted.items()
+            if given.fields.get(name) != value
+        ]
+        if self._wanted_vmsas is not None:
+            lost += _vmsas_lost(self._wanted_vmsas, given.vmsas)
+        return self._lost + lost
 
     def forget_digest(self) -> None:
         """Predict no digest: pages are populated in an order that nobody knows."""
@@ -114,19 +187,40 @@ class SnpBench(PopulateBench):
         return standin.rmp_counts()
 
     def vcpu(self, number: int = 0) -> Result[Vcpu]:
-        """Create a vCPU, closed at the end; its VMSA ends the digest that is followed."""
-        created = self.keep(self.machine.try_.create_vcpu(number))
-        self._measured_vmsas = self._measured_vmsas or created.ok
-        return created
+        """Create a vCPU, closed at the end."""
+        return self.keep(self.machine.try_.create_vcpu(number))
+
+    def _vmsas(self) -> tuple[bytes, ...]:
+        """The VMSAs that FINISH measured, as the firmware had them."""
+        given = standin.given()
+        return given.vmsas if given else ()
 
     def _follow_digest(self, call: Call, gfn: int, address: int, page_type: int) -> None:
         if self._digest is None:
             return
         for index in range(call.done or 0):
             contents = b""
-            if page_type == PageType.NORMAL:
+            hashed = page_type != PageType.ZERO
+            if hashed:
                 contents = guarded_read(address + index * PAGE_SIZE, PAGE_SIZE)
             self._digest.update(page_type, (gfn + index) * PAGE_SIZE, contents)
+            digest = "" if not hashed else hashlib.sha384(contents).hexdigest()
+            gpa = (gfn + index) * PAGE_SIZE
+            self._pages.append(GivenPage(gpa, page_type, 0, (0, 0, 0), digest))
+
+
+def _vmsas_lost(wanted: Sequence[bytes], had: Sequence[bytes]) -> Iterator[str]:
+    if len(wanted) != len(had):
+        yield f"there are {len(wanted)} vCPUs, the firmware had {len(had)} VMSAs"
+    for number, pages in enumerate(zip(wanted, had, strict=False)):
+        for difference in vmsa.differences(*pages):
+            yield f"VMSA {number}: {difference}"
+
+
+def _shown(page: GivenPage) -> tuple[str, int, int, int, tuple[int, int, int]]:
+    """A page as two are compared; the contents of a ZERO page are the firmware's to write."""
+    contents = "" if page.type == PageType.ZERO else page.contents[:16]
+    return contents, page.gpa, page.type, page.imi, page.vmpl_permissions
 
 
 def snp_scenario(

@@ -24,7 +24,6 @@ from kvmharness.kvm.mapping import MAP_ANONYMOUS, MAP_PRIVATE, PAGE_SIZE, PROT_R
 from kvmharness.kvm.raw import raw_ioctl
 from kvmharness.kvm.registers import Regs
 from kvmharness.kvm.result import Result
-from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.tdx import TdAttributes, Tdx, start_td
 from kvmharness.launch.tdx_status import status_code
@@ -36,7 +35,7 @@ from kvmharness.scenarios.sources import SOURCE_KINDS
 from kvmharness.scenarios.step import Call
 from kvmharness.scenarios.tdx_bench import TdxBench, tdx_scenario
 from kvmharness.standins import tdx as tdx_standin
-from kvmharness.standins.tdx import Seamcall
+from kvmharness.standins.tdx import Failure, Seamcall
 
 #: The bit of a guest address that says shared: above it where guests have 48 bits, and 52.
 _SHARED_48 = 1 << 47
@@ -46,11 +45,6 @@ _OPERAND_BUSY = status_code("OPERAND_BUSY", "TDR")
 _NO_ENTROPY = status_code("RND_NO_ENTROPY")
 #: The kernel asks again so often for entropy (RDRAND_RETRY_LOOPS) before it gives up.
 _ENTROPY_RETRIES = 10
-
-
-def _configured(bench: TdxBench, vm: Vm, bits: int = 48) -> Cpuid:
-    """The CPUID for INIT_VM, with guest addresses of `bits` bits."""
-    return Tdx(vm).capabilities().configure(bench.kvm.get_supported_cpuid(), bits)
 
 
 # ------------------------------------------------------------------ sources
@@ -254,7 +248,7 @@ def _state_before_init_vm(bench: TdxBench) -> None:
 @tdx_scenario("tdx.state.second_init_vm", "KVM_TDX_INIT_VM twice, then CAPABILITIES")
 def _state_second_init_vm(bench: TdxBench) -> None:
     machine = bench.make(vcpus=0)
-    cpuid = _configured(bench, machine)
+    cpuid = bench.cpuid_of_td(machine)
     bench.step("INIT_VM", machine.try_.tdx.init_vm(cpuid=cpuid))
     bench.step("CAPABILITIES", machine.try_.tdx.get_capabilities())
 
@@ -264,7 +258,7 @@ def _state_init_vm_arguments(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
     machine.enable_split_irqchip()
     init_vm = machine.try_.tdx.init_vm
-    good = _configured(bench, machine)
+    good = bench.cpuid_of_td(machine)
     unknown = CpuidEntry(0x40000000)
     no_width = [entry for entry in good if entry.function != 0x80000008]
     bench.step("flags 1", init_vm(cpuid=good, flags=1))
@@ -274,7 +268,7 @@ def _state_init_vm_arguments(bench: TdxBench) -> None:
     bench.step("xfam bit 63", init_vm(cpuid=good, xfam=1 << 63))
     bench.step("a CPUID leaf of nobody's", init_vm(cpuid=[*good, unknown]))
     bench.step("without the leaf 0x80000008", init_vm(cpuid=no_width))
-    bench.step("addresses of 47 bits", init_vm(cpuid=_configured(bench, machine, bits=47)))
+    bench.step("addresses of 47 bits", init_vm(cpuid=bench.cpuid_of_td(machine, 47)))
     bench.step("257 CPUID entries", init_vm(cpuid=[unknown] * 257))
     bench.step("a good one after these", init_vm(cpuid=good))
 
@@ -285,7 +279,7 @@ def _state_init_vm_arguments(bench: TdxBench) -> None:
 def _state_init_vm_refused(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
     machine.enable_split_irqchip()
-    good = _configured(bench, machine)
+    good = bench.cpuid_of_td(machine)
     # Of 0x80000008, the upper bits of EDX are nobody's to configure.
     bad = [
         entry.replaced(edx=0xFFFFFFFF) if entry.function == 0x80000008 else entry for entry in good
@@ -315,7 +309,7 @@ def _state_capabilities(bench: TdxBench) -> None:
 def _state_tsc(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
     machine.enable_split_irqchip()
-    good = _configured(bench, machine)
+    good = bench.cpuid_of_td(machine)
     for megahertz in (50, 1000):
         bench.step(f"{megahertz} MHz", machine.try_.set_tsc_khz(megahertz * 1000))
         bench.step("INIT_VM", machine.try_.tdx.init_vm(cpuid=good))
@@ -328,7 +322,7 @@ def _state_tsc(bench: TdxBench) -> None:
 def _state_irqchip(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
     bench.step("KVM_CREATE_IRQCHIP", machine.try_.create_irqchip())
-    machine.tdx.init_vm(cpuid=_configured(bench, machine))
+    machine.tdx.init_vm(cpuid=bench.cpuid_of_td(machine))
     bench.step("KVM_CREATE_VCPU without", machine.try_.create_vcpu(0))
 
 
@@ -531,7 +525,7 @@ def _state_52_bits_without_leaf(bench: TdxBench) -> None:
 @contextmanager
 def _module_answers(leaf: Seamcall, status: int, after: int = 0, times: int = 1) -> Iterator[None]:
     """Have a leaf fail inside the block, and no longer."""
-    tdx_standin.inject(leaf, status, after, times)
+    tdx_standin.inject(Failure(leaf, status, after, times))
     try:
         yield
     finally:
@@ -623,7 +617,7 @@ def _module_finalize_fails(bench: TdxBench) -> None:
 def _module_entropy(bench: TdxBench) -> None:
     machine = bench.make(initialized=False, vcpus=0)
     machine.enable_split_irqchip()
-    good = _configured(bench, machine)
+    good = bench.cpuid_of_td(machine)
     for label, times in (("for long", 2 * _ENTROPY_RETRIES), ("for a moment", 3)):
         with _module_answers(Seamcall.MNG_CREATE, _NO_ENTROPY, times=times):
             bench.step(label, machine.try_.tdx.init_vm(cpuid=good))
@@ -642,7 +636,7 @@ def _module_init_vm_fails(bench: TdxBench) -> None:
     for leaf, status in failures:
         machine = bench.make(initialized=False, vcpus=0)
         machine.enable_split_irqchip()
-        good = _configured(bench, machine)
+        good = bench.cpuid_of_td(machine)
         with _module_answers(leaf, status, times=2 * _ENTROPY_RETRIES):
             bench.step(f"{leaf.name}", machine.try_.tdx.init_vm(cpuid=good))
         bench.step("INIT_VM again", machine.try_.tdx.init_vm(cpuid=good))
@@ -795,7 +789,7 @@ def _end_out_of_keys(bench: TdxBench) -> None:
     for _ in range(tdx_standin.keys() + 1):
         machine = bench.stack.enter_context(bench.kvm.create_vm(VmType.TDX))
         machine.enable_split_irqchip()
-        cpuid = cpuid or _configured(bench, machine)
+        cpuid = cpuid or bench.cpuid_of_td(machine)
         # Without vCPUs and memory: only the keys are to run out.
         result = Tdx(machine).try_.init_vm(cpuid=cpuid)
         if not result.ok:

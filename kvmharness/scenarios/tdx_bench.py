@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from kvmharness.kvm.cpuid import Cpuid
 from kvmharness.kvm.ffi import lib
 from kvmharness.kvm.mapping import PAGE_SIZE, guarded_read
 from kvmharness.kvm.vcpu import Vcpu
+from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
-from kvmharness.launch.tdx import TdxVcpu, start_td
+from kvmharness.launch.tdx import Tdx, TdxVcpu, start_td
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure.tdx import Mrtd
@@ -20,9 +24,14 @@ from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench, Sourc
 from kvmharness.scenarios.scenario import Scenario, register
 from kvmharness.scenarios.step import Call
 from kvmharness.standins import tdx as tdx_standin
+from kvmharness.standins.tdx import GivenPage
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
+
+
+#: What the module has of a TD for which KVM was given nothing, as the stand-in records it.
+_NOT_GIVEN = dict.fromkeys(("mrconfigid", "mrowner", "mrownerconfig"), bytes(48).hex())
 
 
 class TdxBench(PopulateBench):
@@ -31,6 +40,9 @@ class TdxBench(PopulateBench):
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
         self._mrtd: Mrtd | None = None
+        self._pages: list[GivenPage] = []
+        self._wanted: dict[str, str] = {}
+        self._lost: list[str] = []
         self.stack.callback(tdx_standin.clear_injection)
 
     @property
@@ -59,6 +71,10 @@ class TdxBench(PopulateBench):
                 TdxVcpu(vcpu).set_cpuid_of_td()
         return self._machine
 
+    def cpuid_of_td(self, vm: Vm, bits: int = 48) -> Cpuid:
+        """The CPUID for INIT_VM, with guest addresses of `bits` bits."""
+        return Tdx(vm).capabilities().configure(self.kvm.get_supported_cpuid(), bits)
+
     def make_ready(self, *, vcpus: int = 1, guest_address_bits: int = 48) -> Machine:
         """Make the TD with its pages private and its vCPUs initialized; MRTD is followed."""
         machine = self.make(vcpus=vcpus, guest_address_bits=guest_address_bits)
@@ -81,7 +97,7 @@ class TdxBench(PopulateBench):
         for index in range(len(machine.vcpus)):
             if initialize_vcpus:
                 machine.tdx_vcpu(index).init_vcpu()
-        self._mrtd = Mrtd()
+        self.begin_digest()
 
     def populate(
         self,
@@ -128,6 +144,49 @@ class TdxBench(PopulateBench):
         """MRTD as the software TDX module has it; None on hardware, where KVM does not tell."""
         return tdx_standin.mrtd()
 
+    def begin_digest(self) -> None:
+        """Follow MRTD, and what the module is given, of a TD that has just been initialized."""
+        self._mrtd = Mrtd()
+        self._pages = []
+        self._wanted = dict(_NOT_GIVEN)
+
+    def digest_is_right(self) -> bool:
+        """Whether the module's MRTD is that of the pages followed, and it was given all of them."""
+        return self.launch_digest() == self.predicted_digest() and not self.lost()
+
+    def wants(self, **fields: str) -> None:
+        """Have `lost` compare these fields of TD_PARAMS, in the names of tdx_standin/record.c.
+
+        Without it the three registers are to be 0, and the others are not looked at.
+        """
+        self._wanted |= fields
+
+    def check(self, *more: str) -> None:
+        """Look at what the module was given of this TD, before the next one; `more` is lost too."""
+        self._lost = [*self.lost(), *more]
+        self.forget_digest()
+
+    def lost(self) -> list[str]:
+        """What the module was given of the pages that were followed otherwise than KVM was.
+
+        One line for each page or field that differs; none on hardware, and where pages are not
+        followed.
+        """
+        given = tdx_standin.given()
+        if given is None or self._mrtd is None:
+            return self._lost
+        lost = [
+            f"page {number}: INIT_MEM_REGION had {one}, the module {other}"
+            for number, (one, other) in enumerate(zip_longest(self._pages, given.pages))
+            if one != other
+        ]
+        lost += [
+            f"{name}: KVM was given {value}, the module {given.fields.get(name)}"
+            for name, value in self._wanted.items()
+            if given.fields.get(name) != value
+        ]
+        return self._lost + lost
+
     def page_counts(self) -> dict[str, int] | None:
         """The pages that the software TDX module owns; None on hardware."""
         return tdx_standin.page_counts()
@@ -141,8 +200,10 @@ class TdxBench(PopulateBench):
         if self._mrtd is None:
             return
         for offset in range(0, (call.done or 0) * PAGE_SIZE, PAGE_SIZE):
-            contents = guarded_read(address + offset, PAGE_SIZE) if measured else None
-            self._mrtd.add_page(gpa + offset, contents)
+            contents = guarded_read(address + offset, PAGE_SIZE)
+            self._mrtd.add_page(gpa + offset, contents if measured else None)
+            digest = hashlib.sha384(contents).hexdigest()
+            self._pages.append(GivenPage(gpa + offset, 0xFFFF if measured else 0, digest))
 
 
 def tdx_scenario(

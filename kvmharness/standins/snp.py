@@ -8,12 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from kvmharness.standins import proc
 
 _STATE = Path("/proc/kvmharness_snp")
+_LAUNCH = Path("/proc/kvmharness_snp_launch")
 _PARAMETERS = Path("/sys/module/snp_standin/parameters")
+
+
+class FirmwareCall(IntEnum):
+    """What can be made to fail: firmware commands by their numbers, and what reaches the RMP.
+
+    SEV_CMD_* of <linux/psp-sev.h>, which is not uAPI; from 0x100 on functions of the kernel that
+    the stand-in replaces (vm_images/emulated_host/snp_standin/standin.h).
+    """
+
+    SNP_DF_FLUSH = 0x84
+    SNP_DECOMMISSION = 0x90
+    SNP_ACTIVATE = 0x91
+    SNP_GCTX_CREATE = 0x93
+    SNP_LAUNCH_START = 0xA0
+    SNP_LAUNCH_UPDATE = 0xA1
+    SNP_LAUNCH_FINISH = 0xA2
+    SNP_PAGE_RECLAIM = 0xC7
+    RMP_MAKE_PRIVATE = 0x100
+    RMP_MAKE_SHARED = 0x101
+    PSMASH = 0x102
+    LOOKUP_RMPENTRY = 0x103
+    ALLOC_FIRMWARE_PAGE = 0x104
+    PLATFORM_INIT = 0x105
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that fails `times` times after `after` of it have passed, and does nothing.
+
+    `result` above 0 is the status that the firmware gives. Below 0 it is an errno, negated: what
+    the kernel's function returns; for a command the ccp driver's own, with which the firmware was
+    not asked (EBUSY: the driver takes the secure processor for dead).
+    """
+
+    call: FirmwareCall
+    result: int
+    after: int = 0
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class GivenPage:
+    """A page as SNP_LAUNCH_UPDATE had it; `contents` is the SHA-384 before encryption, in hex."""
+
+    gpa: int
+    type: int
+    imi: int
+    vmpl_permissions: tuple[int, int, int]
+    contents: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """What KVM gave to the firmware for the launch started last: see record.c of the stand-in."""
+
+    fields: dict[str, str]
+    pages: tuple[GivenPage, ...]
+    vmsas: tuple[bytes, ...]
 
 
 def present() -> bool:
@@ -39,17 +100,44 @@ def launch_digest() -> str | None:
     return read_state().get("digest")
 
 
-def inject(command: int, error: int, after: int = 0) -> None:
-    """Have the firmware fail a `command` once, with status `error`, after `after` more of it."""
-    for name, value in (("inject_error", error), ("inject_after", after)):
-        (_PARAMETERS / name).write_text(str(value))
-    (_PARAMETERS / "inject_command").write_text(str(command))
+def given() -> Given | None:
+    """Return what KVM gave to the firmware for the launch started last; None on hardware."""
+    state = proc.read_state(_LAUNCH)
+    if not state:
+        return None
+    pages = []
+    for number in range(int(state["pages"])):
+        gpa, *numbers, contents = state.pop(f"page.{number}").split()
+        type_, imi, *permissions = map(int, numbers)
+        vmpl_1, vmpl_2, vmpl_3 = permissions
+        pages.append(GivenPage(int(gpa, 16), type_, imi, (vmpl_1, vmpl_2, vmpl_3), contents))
+    vmsas = [bytes.fromhex(state.pop(f"vmsa.{number}")) for number in range(int(state["vmsas"]))]
+    return Given(state, tuple(pages), tuple(vmsas))
+
+
+def inject(*failures: Failure) -> None:
+    """Have these calls fail, and none that was to fail before."""
+    text = ",".join(f"{f.call:x}:{f.result}:{f.after}:{f.times}" for f in failures)
+    (_PARAMETERS / "inject").write_text(text + "\n")
 
 
 def clear_injection() -> None:
-    """Take back an injection that has not struck."""
+    """Take back what has not struck."""
     if present():
-        (_PARAMETERS / "inject_command").write_text("0")
+        inject()
+
+
+def struck() -> int:
+    """Return how many calls have failed on purpose since the host was booted."""
+    return int(read_state()["injected"])
+
+
+def forget() -> None:
+    """Have the stand-in give up all pages and ASIDs, which a failure left to nobody.
+
+    The kernel uses neither again. Only for when no guest is alive.
+    """
+    (_PARAMETERS / "forget").write_text("1\n")
 
 
 def smt() -> bool:

@@ -62,3 +62,6 @@ def hold_to_contract(scenario: Scenario, kvm: Kvm, request: pytest.FixtureReques
             f"populated make {outcome.predicted_digest}",
             pytrace=False,
         )
+    if outcome.lost:
+        lines = [f"{scenario.id}: what KVM was given did not all reach the firmware", *outcome.lost]
+        pytest.fail("\n  ".join(lines), pytrace=False)

@@ -41,13 +41,6 @@ static bool verbose;
 module_param(verbose, bool, 0644);
 MODULE_PARM_DESC(verbose, "log every command and its status");
 
-/* Error injection: a command ends with inject_error, once, after inject_after of it have passed. */
-static unsigned int inject_command, inject_error, inject_after;
-module_param(inject_command, uint, 0644);
-module_param(inject_error, uint, 0644);
-module_param(inject_after, uint, 0644);
-MODULE_PARM_DESC(inject_command, "number of the command to fail once (0: none)");
-
 static DEFINE_MUTEX(lock);		/* the mailbox takes one command at a time */
 static atomic_t commands[256];
 static struct guest_context last;	/* copy of the context changed last, for the report */
@@ -112,6 +105,7 @@ static int launch_start(struct sev_data_snp_launch_start *command)
 		return SEV_RET_POLICY_FAILURE;
 	guest->policy = policy;
 	guest->state = GSTATE_LAUNCH;
+	record_start(command);
 	last = *guest;
 	return SEV_RET_SUCCESS;
 }
@@ -141,6 +135,7 @@ static int activate(struct sev_data_snp_activate *command)
 		return SEV_RET_DFFLUSH_REQUIRED;
 	asid_use[asid] = guest->state == GSTATE_RUNNING ? IN_USE : ALLOCATED;
 	guest->asid = asid;
+	record_activate(command);
 	last = *guest;
 	return SEV_RET_SUCCESS;
 }
@@ -235,6 +230,7 @@ static int launch_update(struct sev_data_snp_launch_update *command)
 		if (status)
 			return status;	/* corrected, left unencrypted and Pre-Guest */
 	}
+	record_page(command, (u64)entry.gfn << PAGE_SHIFT, page);
 	extend_digest(guest, command, (u64)entry.gfn << PAGE_SHIFT, page);
 	if (command->page_type == SNP_PAGE_TYPE_ZERO || command->page_type == SNP_PAGE_TYPE_SECRET)
 		memset(page, 0, PAGE_SIZE);
@@ -288,6 +284,8 @@ static int launch_finish(struct sev_data_snp_launch_finish *command)
 		return SEV_RET_INVALID_GUEST_STATE;
 	if (!guest->asid)
 		return SEV_RET_INACTIVE;
+	record_finish(command, __va(command->id_block_paddr & GENMASK_ULL(50, 0)),
+		      __va(command->id_auth_paddr & GENMASK_ULL(50, 0)));
 	if (command->id_block_en) {
 		status = check_id_block(guest, command);
 		if (status)
@@ -397,24 +395,15 @@ static int execute(int command, void *data)
 	}
 }
 
-static bool to_fail(int command)
-{
-	if (!inject_command || inject_command != command)
-		return false;
-	if (inject_after) {
-		inject_after--;
-		return false;
-	}
-	inject_command = 0;
-	return true;
-}
-
 static int run(int command, void *data, int *status)
 {
 	int result;
 
 	atomic_inc(&commands[command & 0xff]);
-	result = to_fail(command) ? (int)inject_error : execute(command, data);
+	if (!injected(command, &result))
+		result = execute(command, data);
+	else if (result < 0)
+		return result;		/* the driver's own failure: it leaves the status as it is */
 	if (verbose)
 		pr_info(PREFIX "command %#x status %#x\n", command, result);
 	if (status)
@@ -436,8 +425,12 @@ int firmware_command(int command, void *data, int *status)
 /* In the place of snp_alloc_firmware_page(): a page in the Firmware state. */
 void *firmware_alloc_page(gfp_t gfp)
 {
-	struct page *page = alloc_page(gfp);
+	struct page *page;
+	int rc;
 
+	if (injected(ALLOC_FIRMWARE_PAGE, &rc))
+		return NULL;
+	page = alloc_page(gfp);
 	if (!page)
 		return NULL;
 	if (standin_rmp_make_private(page_to_pfn(page), 0, PG_LEVEL_4K, 0, true))
@@ -461,6 +454,44 @@ void firmware_free_page(void *address)
 	free_page((unsigned long)address);
 }
 
+static unsigned int asids_in_use(void)
+{
+	unsigned int asid, count = 0;
+
+	for (asid = 1; asid <= MAX_ASID; asid++)
+		count += asid_use[asid] == ALLOCATED || asid_use[asid] == IN_USE;
+	return count;
+}
+
+/*
+ * Give up what failures on purpose left with the firmware and in the RMP. The kernel uses neither
+ * these pages nor these ASIDs again. Only for when no guest is alive.
+ */
+static int forget(const char *text, const struct kernel_param *param)
+{
+	unsigned int asid;
+
+	mutex_lock(&lock);
+	rmp_forget();
+	for (asid = 1; asid <= MAX_ASID; asid++)
+		if (asid_use[asid] == ALLOCATED || asid_use[asid] == IN_USE)
+			asid_use[asid] = DIRTY;
+	mutex_unlock(&lock);
+	return 0;
+}
+
+static const struct kernel_param_ops forget_ops = { .set = forget };
+module_param_cb(forget, &forget_ops, NULL, 0200);
+MODULE_PARM_DESC(forget, "written to: give up all pages and ASIDs");
+
+/* The launch's record, complete: no command is under way. */
+void firmware_report_launch(struct seq_file *out)
+{
+	mutex_lock(&lock);
+	record_report(out);
+	mutex_unlock(&lock);
+}
+
 void firmware_report(struct seq_file *out)
 {
 	int i;
@@ -471,6 +502,7 @@ void firmware_report(struct seq_file *out)
 	seq_printf(out, "asid=%u\nstate=%d\npolicy=%#llx\npages=%u\nvmsas=%u\nid_block=%d\n",
 		   last.asid, last.state, last.policy, last.pages, last.vmsas, last.id_block);
 	seq_printf(out, "digest=%48phN\nhost_data=%32phN\n", last.digest, last.host_data);
+	seq_printf(out, "asids=%u\ninjected=%d\n", asids_in_use(), injections_struck());
 	for (i = 0; i < ARRAY_SIZE(commands); i++)
 		if (atomic_read(&commands[i]))
 			seq_printf(out, "command.%#04x=%d\n", i, atomic_read(&commands[i]));

@@ -28,9 +28,14 @@ static int find_lookup(void)
 }
 
 /* The firmware is up from the start: sev_platform_init() has nothing to do. */
-static int platform_init(void *arguments)
+static int platform_init(struct sev_platform_init_args *arguments)
 {
-	return 0;
+	int result = 0;
+
+	if (!injected(PLATFORM_INIT, &result) || result < 0)
+		return result;
+	arguments->error = result;
+	return -EIO;
 }
 
 static void platform_shutdown(void)

@@ -88,6 +88,10 @@ int processor_init(unsigned long (*lookup)(const char *name))
 		/* What SEV-ES asks of SVM, and the emulated processor has not got. */
 		X86_FEATURE_NRIPS, X86_FEATURE_DECODEASSISTS, X86_FEATURE_FLUSHBYASID,
 		X86_FEATURE_LBRV,
+		/* What INIT2 may ask for in a VMSA, by its bit of CPUID 0x8000001f EAX, beside SEV. */
+		X86_FEATURE_SEV + 7,	/* SNP_SECURE_TSC */
+		X86_FEATURE_SEV + 13,	/* DEBUG_SWAP */
+		X86_FEATURE_NO_NESTED_DATA_BP,
 	};
 	const enum cc_vendor vendor = CC_VENDOR_AMD;
 	const u64 host_sev_snp = 1;	/* bit 0 of cc_flags: CC_ATTR_HOST_SEV_SNP */

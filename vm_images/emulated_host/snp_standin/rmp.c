@@ -147,14 +147,21 @@ int standin_rmp_make_private(u64 pfn, u64 gpa, enum pg_level level, u32 asid, bo
 		.asid = asid,
 		.gfn = gpa >> PAGE_SHIFT,
 	};
+	int rc;
 
 	atomic_inc(&made_private);
+	if (injected(RMP_MAKE_PRIVATE, &rc))
+		return rc;
 	return update(pfn, large, new);
 }
 
 int standin_rmp_make_shared(u64 pfn, enum pg_level level)
 {
+	int rc;
+
 	atomic_inc(&made_shared);
+	if (injected(RMP_MAKE_SHARED, &rc))
+		return rc;
 	if (leak_pages) {
 		leak_pages--;
 		return 0;
@@ -168,6 +175,8 @@ int standin_psmash(u64 pfn)
 	u64 first = pfn - pfn % LARGE_PAGES, i;
 	int rc = 0;
 
+	if (injected(PSMASH, &rc))
+		return rc;
 	mutex_lock(&change);
 	for (i = 0; !rc && i < LARGE_PAGES; i++) {
 		union rmp_entry entry = rmp_get(first + i);
@@ -185,10 +194,22 @@ int standin_psmash(u64 pfn)
 int standin_lookup_rmpentry(u64 pfn, bool *assigned, int *level)
 {
 	union rmp_entry entry = rmp_get(pfn);
+	int rc;
 
+	if (injected(LOOKUP_RMPENTRY, &rc))
+		return rc;
 	*assigned = entry.assigned;
 	*level = entry.large ? PG_LEVEL_2M : PG_LEVEL_4K;
 	return 0;
+}
+
+/* Every page is the hypervisor's again. */
+void rmp_forget(void)
+{
+	mutex_lock(&change);
+	xa_destroy(&table);
+	xa_destroy(&sums);
+	mutex_unlock(&change);
 }
 
 void rmp_count(unsigned long counts[PAGE_STATES])

@@ -13,6 +13,8 @@
  *   cpuid_page.c  its check of CPUID pages
  *                 (SEV Secure Nested Paging Firmware ABI, publication 56860, revision 1.55;
  *                 checks are made in the order of AMD's published firmware, AMD-ASPFW)
+ *   record.c      what KVM gave to the firmware: /proc/kvmharness_snp_launch
+ *   inject.c      failures on purpose, of the firmware's commands and of the RMP
  *   report.c      /proc/kvmharness_snp: what a test asks afterwards
  *   main.c        puts these in the place of the kernel's functions that reach the silicon
  *
@@ -67,6 +69,7 @@ int rmp_put(u64 pfn, union rmp_entry entry);
 void rmp_seal(u64 pfn);
 void rmp_count(unsigned long counts[PAGE_STATES]);
 unsigned long rmp_pages_of_asid(u32 asid);
+void rmp_forget(void);
 void rmp_report(struct seq_file *out);
 
 /* In the place of the kernel's functions of like names (arch/x86/virt/svm/sev.c). */
@@ -99,6 +102,26 @@ int firmware_command(int command, void *data, int *status);
 void *firmware_alloc_page(gfp_t gfp);
 void firmware_free_page(void *address);
 void firmware_report(struct seq_file *out);
+void firmware_report_launch(struct seq_file *out);
+
+/* --------------------------------------------------------------- record.c */
+
+void record_start(struct sev_data_snp_launch_start *command);
+void record_activate(struct sev_data_snp_activate *command);
+void record_page(struct sev_data_snp_launch_update *command, u64 gpa, const u8 *contents);
+void record_finish(struct sev_data_snp_launch_finish *command, const u8 *block, const u8 *auth);
+void record_report(struct seq_file *out);
+
+/* --------------------------------------------------------------- inject.c */
+
+/* What can fail on purpose beside the firmware's commands, whose numbers are below. */
+enum injected_call {
+	RMP_MAKE_PRIVATE = 0x100, RMP_MAKE_SHARED, PSMASH, LOOKUP_RMPENTRY, ALLOC_FIRMWARE_PAGE,
+	PLATFORM_INIT,
+};
+
+bool injected(u32 call, int *result);
+int injections_struck(void);
 
 /* ------------------------------------------- cpuid_page.c, sha384.c, report.c, processor.c */
 

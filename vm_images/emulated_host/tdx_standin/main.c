@@ -38,6 +38,12 @@ static int show_state(struct seq_file *seq, void *unused)
 	return 0;
 }
 
+static int show_launch(struct seq_file *seq, void *unused)
+{
+	record_show(seq);
+	return 0;
+}
+
 static int __init tdx_standin_init(void)
 {
 	int rc = find_symbols();
@@ -49,6 +55,7 @@ static int __init tdx_standin_init(void)
 	if (rc)
 		return rc;
 	proc_create_single("kvmharness_tdx", 0444, NULL, show_state);
+	proc_create_single("kvmharness_tdx_launch", 0444, NULL, show_launch);
 	/*
 	 * KVM switches a static key on with the first VM and off with the last; each time the
 	 * scheduler's code is rewritten, which QEMU's multi-threaded emulation does not always

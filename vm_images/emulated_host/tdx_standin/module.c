@@ -1,36 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The software TDX module as the kernel calls it: a leaf number and registers go in. */
-#include <linux/moduleparam.h>
 #include <linux/spinlock.h>
 #include "tdx_module.h"
 
 DEFINE_SPINLOCK(module_lock);
 u64 seamcalls;
-
-/*
- * Make a leaf fail: calls of inject_leaf return inject_status without doing anything, after
- * inject_after of them and inject_times times. -1 is no leaf.
- */
-static int inject_leaf = -1;
-static unsigned int inject_after;
-static unsigned int inject_times = 1;
-static unsigned long inject_status;
-module_param(inject_leaf, int, 0644);
-module_param(inject_after, uint, 0644);
-module_param(inject_times, uint, 0644);
-module_param(inject_status, ulong, 0644);
-
-static bool injected(enum tdh_leaf leaf)
-{
-	if (inject_leaf != leaf || !inject_times)
-		return false;
-	if (inject_after) {
-		inject_after--;
-		return false;
-	}
-	inject_times--;
-	return true;
-}
 
 static u64 call_leaf(enum tdh_leaf leaf, struct tdx_module_args *regs)
 {
@@ -56,7 +30,7 @@ static u64 call_leaf(enum tdh_leaf leaf, struct tdx_module_args *regs)
 	case TDH_VP_ADDCX:
 		return vp_addcx(rcx, vcpu_of(rdx));
 	case TDH_VP_INIT:
-		return vp_init(vcpu_of(rcx));
+		return vp_init(vcpu_of(rcx), rdx, regs->r8);
 	case TDH_VP_RD:
 		return vp_rd_wr(vcpu_of(rcx), regs, false);
 	case TDH_VP_WR:
@@ -98,6 +72,28 @@ static u64 call_leaf(enum tdh_leaf leaf, struct tdx_module_args *regs)
 	}
 }
 
+/* Whether what is no SEAMCALL is to fail now. */
+bool tdx_module_fails(u32 call)
+{
+	unsigned long flags;
+	u64 status;
+	bool fails;
+
+	spin_lock_irqsave(&module_lock, flags);
+	fails = injected(call, &status);
+	spin_unlock_irqrestore(&module_lock, flags);
+	return fails;
+}
+
+void tdx_module_forget(void)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&module_lock, flags);
+	forget_tds();
+	spin_unlock_irqrestore(&module_lock, flags);
+}
+
 /* May be called with interrupts off and other locks held: nothing here sleeps. */
 u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs)
 {
@@ -106,12 +102,10 @@ u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs)
 
 	spin_lock_irqsave(&module_lock, flags);
 	seamcalls++;
-	if (injected(leaf)) {
+	if (injected(leaf, &status))
 		regs->rcx = regs->rdx = regs->r8 = 0;
-		status = inject_status;
-	} else {
+	else
 		status = call_leaf(leaf, regs);
-	}
 	spin_unlock_irqrestore(&module_lock, flags);
 	return status;
 }

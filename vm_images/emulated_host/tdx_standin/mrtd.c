@@ -55,6 +55,7 @@ u64 mr_extend(struct td *td, u64 gpa, struct tdx_module_args *regs)
 	measure(td, "MR.EXTEND", gpa);
 	sha384_update(&td->mrtd, (u8 *)chunk, sizeof(chunk));
 	td->extended++;
+	record_extend(td, gpa);
 	remember(td);
 	return TDX_SUCCESS;
 }

@@ -101,6 +101,17 @@ static void forget_leaked(void)
 			give_page((u64)index << PAGE_SHIFT);
 }
 
+void forget_pages(void)
+{
+	struct page_entry *entry;
+	unsigned long index;
+
+	xa_for_each(&pages, index, entry)
+		kfree(entry);
+	xa_destroy(&pages);
+	memset(owned, 0, sizeof(owned));
+}
+
 static int set_leak(const char *value, const struct kernel_param *param)
 {
 	unsigned long flags;

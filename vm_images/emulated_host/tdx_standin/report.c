@@ -11,11 +11,13 @@ void tdx_module_show(struct seq_file *seq)
 	unsigned long flags, index, at;
 	struct sept_leaf *leaf;
 	u64 all_calls;
+	unsigned int injections;
 	struct td *td;
 
 	spin_lock_irqsave(&module_lock, flags);
 	shown = last_measured;
 	all_calls = seamcalls;
+	injections = injections_struck();
 	memcpy(by_type, owned, sizeof(owned));
 	xa_for_each(&tds, index, td) {
 		count++;
@@ -35,6 +37,6 @@ void tdx_module_show(struct seq_file *seq)
 		   by_type[PT_REG]);
 	seq_printf(seq, "sept_mapped=%u\nsept_pending=%u\nsept_blocked=%u\n", leaves[SEPT_MAPPED],
 		   leaves[SEPT_PENDING], leaves[SEPT_BLOCKED] + leaves[SEPT_PENDING_BLOCKED]);
-	seq_printf(seq, "tds=%u\nkeyids=%u\nkeyids_all=%u\nseamcalls=%llu\n", count,
-		   bitmap_weight(hkids, FIRST_KEYID + KEYIDS), KEYIDS, all_calls);
+	seq_printf(seq, "tds=%u\nkeyids=%u\nkeyids_all=%u\nseamcalls=%llu\ninjected=%u\n", count,
+		   bitmap_weight(hkids, FIRST_KEYID + KEYIDS), KEYIDS, all_calls, injections);
 }

@@ -9,6 +9,7 @@
 #include <linux/export.h>
 #include <linux/idr.h>
 #include <linux/io.h>
+#include <linux/moduleparam.h>
 #include <asm/archrandom.h>
 #include "tdx_standin.h"
 
@@ -295,6 +296,8 @@ static DEFINE_IDA(keyids);
 
 int tdx_guest_keyid_alloc(void)
 {
+	if (tdx_module_fails(KEYID_ALLOC))
+		return -ENOSPC;
 	return ida_alloc_range(&keyids, FIRST_KEYID, FIRST_KEYID + KEYIDS - 1, GFP_KERNEL);
 }
 EXPORT_SYMBOL_GPL(tdx_guest_keyid_alloc);
@@ -304,6 +307,17 @@ void tdx_guest_keyid_free(unsigned int keyid)
 	ida_free(&keyids, keyid);
 }
 EXPORT_SYMBOL_GPL(tdx_guest_keyid_free);
+
+/* The keys of TDs that failures on purpose left behind, with all that the module has of them. */
+static int forget(const char *text, const struct kernel_param *param)
+{
+	tdx_module_forget();
+	ida_destroy(&keyids);
+	return 0;
+}
+
+static const struct kernel_param_ops forget_ops = { .set = forget };
+module_param_cb(forget, &forget_ops, NULL, 0200);
 
 u32 tdx_get_nr_guest_keyids(void)
 {

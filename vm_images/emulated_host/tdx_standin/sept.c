@@ -148,6 +148,7 @@ u64 mem_page_add(struct td *td, u64 gpa_and_level, struct tdx_module_args *regs)
 		status = map_leaf(td, gpa, page, SEPT_MAPPED);
 	if (status)
 		return status;
+	record_page(td, gpa, __va(source));
 	crypt(td, __va(page), page, __va(source), PAGE_SIZE);
 	measure_added_page(td, gpa);
 	return TDX_SUCCESS;

@@ -132,6 +132,7 @@ u64 mng_init(struct td *td, u64 params, u64 *hint)
 	td->params = *(struct td_params *)__va(params);
 	sha384_init(&td->mrtd);
 	td->op = OP_INITIALIZED;
+	record_init(td);
 	remember(td);
 	return TDX_SUCCESS;
 }
@@ -176,6 +177,30 @@ u64 mng_key_freeid(struct td *td)
 	td->life = TD_TEARDOWN;
 	clear_bit(td->hkid, hkids);
 	return TDX_SUCCESS;
+}
+
+/*
+ * What failures on purpose left with the module is nobody's again: all TDs end. The kernel uses none
+ * of these pages again. Only for when no TD is alive.
+ */
+void forget_tds(void)
+{
+	struct sept_leaf *leaf;
+	unsigned long index, at;
+	struct td *td;
+
+	xa_for_each(&tds, index, td) {
+		xa_for_each(&td->leaves, at, leaf)
+			kfree(leaf);
+		xa_destroy(&td->leaves);
+		xa_destroy(&td->tables);
+		if (td->life != TD_TEARDOWN)
+			clear_bit(td->hkid, hkids);
+		kfree(td);
+	}
+	xa_destroy(&tds);
+	forget_vcpus();
+	forget_pages();
 }
 
 u64 phymem_page_reclaim(struct tdx_module_args *regs)

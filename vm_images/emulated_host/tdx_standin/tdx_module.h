@@ -113,7 +113,7 @@ struct vcpu_field {
 
 struct vcpu {
 	struct td *td;
-	unsigned int tdcx_pages, fields;
+	unsigned int tdcx_pages, number, fields;
 	bool initialized;
 	int processor; /* the logical processor it is associated with, or -1 */
 	struct vcpu_field field[16];
@@ -145,6 +145,7 @@ enum page_type type_of(u64 address);
 u64 take_page(u64 address, enum page_type type, struct td *td, int operand);
 void give_page(u64 address);
 void remove_page(u64 address);
+void forget_pages(void);
 bool is_leaked(const struct page_entry *entry);
 u64 phymem_page_wbinvd(u64 page);
 
@@ -155,6 +156,7 @@ extern unsigned long hkids[BITS_TO_LONGS(FIRST_KEYID + KEYIDS)];
 
 struct td *td_of(u64 tdr);
 u64 td_in_state(struct td *td, int operand, enum op_state lowest, enum op_state highest);
+void forget_tds(void);
 u64 mng_create(u64 tdr, u64 hkid);
 u64 mng_key_config(struct td *td);
 u64 mng_addcx(u64 page, struct td *td);
@@ -172,9 +174,10 @@ u64 mng_rd(struct td *td, u64 field, u64 *value);
 
 struct vcpu *vcpu_of(u64 tdvpr);
 void forget_vcpu(u64 tdvpr);
+void forget_vcpus(void);
 u64 vp_create(u64 tdvpr, struct td *td);
 u64 vp_addcx(u64 page, struct vcpu *vcpu);
-u64 vp_init(struct vcpu *vcpu);
+u64 vp_init(struct vcpu *vcpu, u64 rcx, u32 x2apicid);
 u64 vp_rd_wr(struct vcpu *vcpu, struct tdx_module_args *regs, bool write);
 u64 vp_flush(struct vcpu *vcpu);
 
@@ -203,6 +206,19 @@ void remember(struct td *td);
 void measure_added_page(struct td *td, u64 gpa);
 u64 mr_extend(struct td *td, u64 gpa, struct tdx_module_args *regs);
 u64 mr_finalize(struct td *td);
+
+/* ---------------------------------------------------------------- record.c: what KVM gave */
+
+void record_init(struct td *td);
+void record_vcpu(struct td *td, u64 rcx, u32 x2apicid);
+void record_fields(struct vcpu *vcpu);
+void record_page(struct td *td, u64 gpa, const void *contents);
+void record_extend(struct td *td, u64 gpa);
+
+/* ---------------------------------------------------------------- inject.c: failures on purpose */
+
+bool injected(u32 leaf, u64 *status);
+unsigned int injections_struck(void);
 
 /* ---------------------------------------------------------------- crypt.c: a TD's key */
 

@@ -45,6 +45,12 @@ enum tdh_leaf {
 u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs);
 const struct tdx_sys_info *tdx_module_info(void);
 void tdx_module_show(struct seq_file *seq);
+void record_show(struct seq_file *seq);
+
+/* Not a leaf: the kernel's choice of a key for a TD, which can fail on purpose too (inject.c). */
+#define KEYID_ALLOC 0x100
+bool tdx_module_fails(u32 call);
+void tdx_module_forget(void);
 
 /* seamcalls.c: has no interface but the functions it exports to kvm-intel. */
 

@@ -16,6 +16,16 @@ void forget_vcpu(u64 tdvpr)
 	kfree(xa_erase(&vcpus, tdvpr >> PAGE_SHIFT));
 }
 
+void forget_vcpus(void)
+{
+	unsigned long index;
+	struct vcpu *vcpu;
+
+	xa_for_each(&vcpus, index, vcpu)
+		kfree(vcpu);
+	xa_destroy(&vcpus);
+}
+
 u64 vp_create(u64 tdvpr, struct td *td)
 {
 	u64 status = td_in_state(td, OPERAND_RDX, OP_INITIALIZED, OP_INITIALIZED);
@@ -70,7 +80,7 @@ static u64 associate(struct vcpu *vcpu)
 	return TDX_SUCCESS;
 }
 
-u64 vp_init(struct vcpu *vcpu)
+u64 vp_init(struct vcpu *vcpu, u64 rcx, u32 x2apicid)
 {
 	u64 status;
 
@@ -85,8 +95,9 @@ u64 vp_init(struct vcpu *vcpu)
 		return TDX_VCPU_STATE_INCORRECT;
 	if (vcpu->td->vcpus >= vcpu->td->params.max_vcpus)
 		return TDX_MAX_VCPUS_EXCEEDED;
-	vcpu->td->vcpus++;
+	vcpu->number = vcpu->td->vcpus++;
 	vcpu->initialized = true;
+	record_vcpu(vcpu->td, rcx, x2apicid);
 	return associate(vcpu);
 }
 
@@ -117,8 +128,10 @@ u64 vp_rd_wr(struct vcpu *vcpu, struct tdx_module_args *regs, bool write)
 		field = &vcpu->field[vcpu->fields++];
 		field->id = regs->rdx;
 	}
-	if (write)
+	if (write) {
 		field->value = (before & ~regs->r9) | (regs->r8 & regs->r9);
+		record_fields(vcpu);
+	}
 	regs->r8 = before;
 	return TDX_SUCCESS;
 }

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Each SEAMCALL of a TD's life failing: busy once, refused once, its undo and the teardown too.
+
+A table: at which stage of the launch, which leaf, and how. Each row is a scenario,
+``tdx.failure.STAGE_LEAF_HOW``: the stage, the same again, the rest of the launch; then what the
+module was left with when the TD is gone, and whether the next TD can be launched.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.launch.tdx_status import status_code
+from kvmharness.scenarios.step import Call
+from kvmharness.scenarios.tdx_bench import TdxBench, tdx_scenario
+from kvmharness.standins import tdx as tdx_standin
+from kvmharness.standins.tdx import Failure, Seamcall
+
+_BUSY = status_code("OPERAND_BUSY", "TDR")
+_FAILED = status_code("PAGE_METADATA_INCORRECT", "RCX")
+_INTERRUPTED = status_code("INTERRUPTED_RESUMABLE")
+
+_PAGES = 4
+_PRE_FAULTED = 8
+#: Seconds after which what a TD has left behind counts as left.
+_SETTLED = 0.05
+
+
+@dataclass(frozen=True)
+class _Case:
+    """`stage` of the launch, and what fails in it: `label` and `how` end the id."""
+
+    stage: str
+    label: str
+    how: str
+    failures: tuple[Failure, ...]
+
+    @property
+    def id(self) -> str:
+        return f"tdx.failure.{self.stage}_{self.label}_{self.how}"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.stage}: " + ", ".join(
+            f"{failure.leaf.name}, use {failure.after + 1}, {self.how}" for failure in self.failures
+        )
+
+
+def _leaf(stage: str, label: str, leaf: Seamcall, after: int = 0) -> list[_Case]:
+    """A leaf that is refused, and one that finds the module busy."""
+    return [
+        _Case(stage, label, how, (Failure(leaf, status, after),))
+        for how, status in (("failed", _FAILED), ("busy", _BUSY))
+    ]
+
+
+def _one(
+    stage: str, label: str, how: str, leaf: Seamcall, status: int, after: int = 0, times: int = 1
+) -> _Case:
+    return _Case(stage, label, how, (Failure(leaf, status, after, times),))
+
+
+def _undo(label: str, undo: Seamcall, after: int = 0) -> list[_Case]:
+    """INIT_VM fails at its last step, and one of those that take back what came before."""
+    first = Failure(Seamcall.MNG_INIT, _FAILED)
+    return [
+        _Case("init_vm", f"mng_init_and_{label}", how, (first, Failure(undo, status, after)))
+        for how, status in (("failed", _FAILED), ("busy", _BUSY))
+    ]
+
+
+_CASES: tuple[_Case, ...] = (
+    _one("init_vm", "keyid", "failed", Seamcall.KEYID_ALLOC, 0),
+    *_leaf("init_vm", "mng_create", Seamcall.MNG_CREATE),
+    *_leaf("init_vm", "key_config", Seamcall.MNG_KEY_CONFIG),
+    *_leaf("init_vm", "addcx", Seamcall.MNG_ADDCX),
+    *_leaf("init_vm", "addcx_3", Seamcall.MNG_ADDCX, 2),
+    *_leaf("init_vm", "mng_init", Seamcall.MNG_INIT),
+    *_leaf("init_vm", "mng_rd", Seamcall.MNG_RD),
+    *_leaf("init_vm", "mng_rd_2", Seamcall.MNG_RD, 1),
+    *_undo("vpflushdone", Seamcall.MNG_VPFLUSHDONE),
+    *_undo("cache_wb", Seamcall.PHYMEM_CACHE_WB),
+    *_undo("key_freeid", Seamcall.MNG_KEY_FREEID),
+    *_undo("reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
+    *_undo("reclaim_tdr", Seamcall.PHYMEM_PAGE_RECLAIM, 6),
+    *_undo("wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
+    *_leaf("init_vcpu", "vp_create", Seamcall.VP_CREATE),
+    *_leaf("init_vcpu", "vp_addcx", Seamcall.VP_ADDCX),
+    *_leaf("init_vcpu", "vp_addcx_3", Seamcall.VP_ADDCX, 2),
+    *_leaf("init_vcpu", "vp_init", Seamcall.VP_INIT),
+    *_leaf("init_vcpu", "vp_wr", Seamcall.VP_WR),
+    *_leaf("init_vcpu", "vp_wr_3", Seamcall.VP_WR, 2),
+    *_leaf("region", "sept_add", Seamcall.MEM_SEPT_ADD),
+    *_leaf("region", "sept_add_3", Seamcall.MEM_SEPT_ADD, 2),
+    *_leaf("region", "page_add", Seamcall.MEM_PAGE_ADD),
+    *_leaf("region", "page_add_3", Seamcall.MEM_PAGE_ADD, 2),
+    *_leaf("region", "extend", Seamcall.MR_EXTEND),
+    *_leaf("region", "extend_3", Seamcall.MR_EXTEND, 2 * 16 + 15),
+    *_leaf("finalize", "mr_finalize", Seamcall.MR_FINALIZE),
+    *_leaf("prefault", "page_aug", Seamcall.MEM_PAGE_AUG),
+    *_leaf("punch", "range_block", Seamcall.MEM_RANGE_BLOCK),
+    *_leaf("punch", "track", Seamcall.MEM_TRACK),
+    *_leaf("punch", "page_remove", Seamcall.MEM_PAGE_REMOVE),
+    *_leaf("punch", "wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
+    *(
+        _one("punch", label, "busy_twice", leaf, _BUSY, times=2)
+        for label, leaf in (
+            ("range_block", Seamcall.MEM_RANGE_BLOCK),
+            ("track", Seamcall.MEM_TRACK),
+            ("page_remove", Seamcall.MEM_PAGE_REMOVE),
+        )
+    ),
+    *_leaf("close", "range_block", Seamcall.MEM_RANGE_BLOCK),
+    *_leaf("close", "page_remove", Seamcall.MEM_PAGE_REMOVE),
+    *_leaf("close", "vp_flush", Seamcall.VP_FLUSH),
+    *_leaf("close", "vpflushdone", Seamcall.MNG_VPFLUSHDONE),
+    *_leaf("close", "cache_wb", Seamcall.PHYMEM_CACHE_WB),
+    _one("close", "cache_wb", "interrupted", Seamcall.PHYMEM_CACHE_WB, _INTERRUPTED, times=3),
+    *_leaf("close", "key_freeid", Seamcall.MNG_KEY_FREEID),
+    *_leaf("close", "reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
+    *_leaf("close", "reclaim_3", Seamcall.PHYMEM_PAGE_RECLAIM, 2),
+    *_leaf("close", "wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
+)
+
+
+class _Launch:
+    """A TD on its way, stage by stage; each gives the step that it makes."""
+
+    def __init__(self, bench: TdxBench) -> None:
+        self.bench = bench
+        self.machine = bench.make(initialized=False, vcpus=0)
+        self.machine.enable_split_irqchip()
+        self.machine.set_private(0, _PAGES * PAGE_SIZE)
+        self.machine.set_private(_PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
+        self.source = bench.source("aligned", _PAGES)
+        self.cpuid = bench.cpuid_of_td(self.machine)
+        self.added = 0
+        self.made: list[str] = []
+        self._stages: dict[str, Callable[[], Call]] = {
+            "init_vm": self._init_vm,
+            "init_vcpu": self._init_vcpu,
+            "region": self._region,
+            "finalize": self._finalize,
+            "prefault": self._pre_fault,
+            "punch": self._punch,
+        }
+
+    def reach(self, stage: str) -> bool:
+        """Go through what precedes `stage`, and say whether all of it succeeded."""
+        for name in self._stages:
+            if name == stage:
+                break
+            if name not in self.made and not self.go(name).ok:
+                return False
+        return True
+
+    def go(self, stage: str) -> Call:
+        """Do a stage."""
+        call = self._stages[stage]()
+        if call.ok:
+            self.made.append(stage)
+        return call
+
+    def _init_vm(self) -> Call:
+        result = self.machine.try_.tdx.init_vm(cpuid=self.cpuid)
+        if result.ok:
+            self.bench.begin_digest()
+        return Call.of("INIT_VM", result)
+
+    def _init_vcpu(self) -> Call:
+        if not self.machine.vcpus:
+            created = self.machine.try_.create_vcpu(0)
+            if created.value is None:
+                return Call.of("KVM_CREATE_VCPU", created)
+            self.machine.vcpus.append(created.value)
+            self.machine.own(created.value)
+            self.machine.tdx_vcpu().set_cpuid_of_td()
+        return Call.of("INIT_VCPU", self.machine.tdx_vcpu().try_.init_vcpu())
+
+    def _region(self) -> Call:
+        done = self.added
+        address = self.source.address + done * PAGE_SIZE
+        call = self.bench.populate(done, _PAGES - done, address, record=False)
+        self.added += call.done or 0
+        return call
+
+    def _finalize(self) -> Call:
+        return Call.of("FINALIZE_VM", self.machine.try_.tdx.finalize_vm())
+
+    def _pre_fault(self) -> Call:
+        vcpu = self.machine.vcpus[0]
+        result = vcpu.try_.pre_fault_memory(_PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
+        return Call.of("KVM_PRE_FAULT_MEMORY", result)
+
+    def _punch(self) -> Call:
+        guest_memfd = self.machine.slots[0].guest_memfd
+        assert guest_memfd is not None
+        return Call.of("punch", guest_memfd.try_.punch_hole(0, PAGE_SIZE))
+
+
+def _left_since(before: dict[str, int]) -> dict[str, int]:
+    """Wait until all is as before, or what is left stays; return how much more there is."""
+    seen, since = tdx_standin.page_counts() or {}, time.monotonic()
+    while seen != before and time.monotonic() - since < _SETTLED:
+        time.sleep(0.01)
+        if (now := tdx_standin.page_counts() or {}) != seen:
+            seen, since = now, time.monotonic()
+    return {name: count - before.get(name, 0) for name, count in seen.items()}
+
+
+def _fail(bench: TdxBench, case: _Case) -> None:
+    before, struck = tdx_standin.page_counts() or {}, tdx_standin.struck()
+    bench.stack.callback(tdx_standin.forget)
+    launch = _Launch(bench)
+    reached = launch.reach(case.stage)
+    tdx_standin.inject(*case.failures)
+    if case.stage == "close":
+        launch.machine.close()
+    else:
+        bench.outcome.steps.append(launch.go(case.stage))
+        tdx_standin.clear_injection()
+        bench.outcome.steps.append(launch.go(case.stage))
+        reached = reached and launch.reach("punch") and bench.digest_is_right()
+        launch.machine.close()
+    left = _left_since(before)
+    tdx_standin.clear_injection()
+    bench.fact("the launch", "complete" if reached else "incomplete")
+    bench.fact("failures", tdx_standin.struck() - struck)
+    keys = left.pop("keyids")
+    note = ", ".join(f"{name} {count}" for name, count in left.items() if count)
+    bench.fact("pages left", sum(left.values()), note)
+    bench.fact("keys left", keys)
+    if keys or note:
+        # The kernel has freed some of these pages: the next TD may get one, by chance.
+        tdx_standin.forget()
+    after = _Launch(bench)
+    complete = after.reach("punch") and bench.digest_is_right()
+    bench.forget_digest()
+    after.machine.close()
+    bench.fact("the next TD", "complete" if complete else "incomplete")
+
+
+for _case in _CASES:
+    tdx_scenario(_case.id, _case.summary, "standin")(functools.partial(_fail, case=_case))
