@@ -22,7 +22,8 @@ class Outcome:
     """All that a scenario showed. `steps` and `log` are what a contract row promises.
 
     `log` holds what the kernel said against itself; None where its log can't be read. `lost` is
-    what an emulated host's firmware or TDX module was given otherwise than KVM was.
+    what an emulated host's firmware or TDX module was given otherwise than KVM was. `keys_left`
+    are ASIDs or keys that a failure on purpose has left with nobody, for the rest of the boot.
     """
 
     scenario: str
@@ -32,6 +33,7 @@ class Outcome:
     digest: str | None = None
     predicted_digest: str | None = None
     lost: list[str] = field(default_factory=list)
+    keys_left: int = 0
     rmp: dict[str, int] | None = None
     trace: list[dict[str, Any]] = field(default_factory=list)
 

@@ -148,6 +148,7 @@ def _fail(bench: SnpBench, case: _Case) -> None:
     note = ", ".join(f"{name} {count}" for name, count in left.items() if count)
     bench.fact("pages left", sum(left.values()), note)
     bench.fact("ASIDs left", asids)
+    bench.outcome.keys_left = asids
     if asids or note:
         # The kernel has freed some of these pages: the next guest may get one, by chance.
         standin.forget()

@@ -234,6 +234,7 @@ def _fail(bench: TdxBench, case: _Case) -> None:
     note = ", ".join(f"{name} {count}" for name, count in left.items() if count)
     bench.fact("pages left", sum(left.values()), note)
     bench.fact("keys left", keys)
+    bench.outcome.keys_left = keys
     if keys or note:
         # The kernel has freed some of these pages: the next TD may get one, by chance.
         tdx_standin.forget()

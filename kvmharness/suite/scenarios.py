@@ -15,6 +15,7 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import observe
 from kvmharness.scenarios.scenario import Scenario
+from kvmharness.suite.held import kept_keys
 from kvmharness.suite.hooks import SESSION, WATCH
 from kvmharness.suite.promised import contract_release
 
@@ -44,6 +45,8 @@ def hold_to_contract(scenario: Scenario, kvm: Kvm, request: pytest.FixtureReques
     watch = request.node.stash[WATCH]
     outcome = observe(scenario, kvm, request.config.stash[SESSION].allowed_log)
     watch.details["outcome"] = outcome.as_json()
+    if outcome.keys_left and watch.held is not None:
+        watch.held += kept_keys(outcome.keys_left)
     # What the kernel said against itself, the contract judges, no less than the rest.
     said = [r"taint \w"] if outcome.log is None else map(re.escape, outcome.log)
     watch.expected_log += [rf"\A{text}\Z" for text in said]

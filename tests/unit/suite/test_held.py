@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.suite import held
-from kvmharness.suite.held import Held, HeldByKernel
+from kvmharness.suite.held import Held, HeldByKernel, kept_keys
 
 PAGE = 4096
 STAT = """\
@@ -109,6 +109,13 @@ def test_what_a_wider_fixture_holds_is_added(kernel: Kernel, seen: HeldByKernel)
     wider = seen.snapshot() - before
     assert left(seen, before + wider) == []
     assert left(seen, before) != []
+
+
+def test_a_key_left_on_purpose_is_no_tests_fault(kernel: Kernel, seen: HeldByKernel) -> None:
+    before = seen.snapshot()
+    kernel.holds(snp=2)
+    assert left(seen, before + kept_keys(1)) == ["1 SEV-ES and SNP ASIDs"]
+    assert left(seen, before + kept_keys(2)) == []
 
 
 def test_a_host_without_cgroups_is_not_watched(
