@@ -8,8 +8,8 @@ branch, which is patched in, and the way out of a fault) is in the module's tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvmharness.errors import MissingCapability
@@ -116,12 +116,15 @@ class _Reader:
         entered = {symbol.offset for symbol in symbols} | inside.intersection(self._entered)
         targets = (self._target(insn) for insn in read if _jumps(insn))
         entered |= {target for target in targets if target in inside}
-        return tuple(
-            self._block(insns, inside)
+        cut = [
+            insns
             for insns in _cut(read, entered)
             # Behind a jump or a return, where nothing leads to: filling.
             if insns[0].address in entered or any(i.mnemonic not in _FILLING for i in insns)
-        )
+        ]
+        blocks = {insns[0].address: self._block(insns, inside) for insns in cut}
+        leads_to = {insns[0].address: self._successors(insns, blocks) for insns in cut}
+        return tuple(_with_what_leads_aside(blocks, leads_to).values())
 
     def _instructions(self, symbol: Symbol) -> Iterator[CsInsn]:
         code = self._code[symbol.offset : symbol.offset + symbol.size]
@@ -132,6 +135,14 @@ class _Reader:
         aside = any(insn.mnemonic == "ud2" for insn in insns)
         aside |= any(_ASIDE.fullmatch(name) for name in calls)
         return Block(insns[0].address, _end(insns), tuple(dict.fromkeys(calls)), aside)
+
+    def _successors(self, insns: Sequence[CsInsn], blocks: Collection[int]) -> set[int]:
+        """Return where the blocks begin that a block leads to."""
+        last = insns[-1]
+        found = {self._target(last)} if _jumps(last) else set()
+        if not _leaves(last):
+            found.add(_end(insns))
+        return {at for at in found if at is not None and at in blocks}
 
     def _callee(self, insn: CsInsn, inside: set[int]) -> Iterator[str]:
         """Yield the name of what an instruction calls, also as its last deed, by a jump."""
@@ -173,6 +184,22 @@ def _relocations(module: Module, section: str) -> Iterator[Relocation]:
         yield from module.relocations(section)
 
 
+def _with_what_leads_aside(
+    blocks: Mapping[int, Block], leads_to: Mapping[int, set[int]]
+) -> dict[int, Block]:
+    """Return the blocks; what leads to nothing but such as don't count does not count either."""
+    found = dict(blocks)
+    changed = True
+    while changed:
+        changed = False
+        for begin, block in found.items():
+            onward = leads_to[begin]
+            if not block.aside and onward and all(found[at].aside for at in onward):
+                found[begin] = replace(block, aside=True)
+                changed = True
+    return found
+
+
 def _cut(read: Iterable[CsInsn], entered: set[int]) -> Iterator[list[CsInsn]]:
     """Yield instructions block by block: it ends at a jump, before what is entered, at a hole."""
     block: list[CsInsn] = []
@@ -187,6 +214,13 @@ def _cut(read: Iterable[CsInsn], entered: set[int]) -> Iterator[list[CsInsn]]:
 
 def _end(insns: Sequence[CsInsn]) -> int:
     return int(insns[-1].address + insns[-1].size)
+
+
+def _leaves(insn: CsInsn) -> bool:
+    """Whether what follows an instruction is not run after it: a jump in any case, or a return."""
+    from capstone import CS_GRP_RET
+
+    return insn.mnemonic == "jmp" or bool(insn.group(CS_GRP_RET))
 
 
 def _jumps(insn: CsInsn) -> bool:

@@ -20,7 +20,7 @@ _CODE = {
     0x15: "c3",
     # launch.cold
     0x20: "e8 0b 00 00 00",  # call 0x30: reclaim, of the same file
-    0x25: "e9 00 00 00 00",  # jmp 0x10, which is patched in: it was another section once
+    0x25: "e9 00 00 00 00",  # jmp 0x12, which is patched in: it was another section once
     # reclaim.isra.0
     0x30: "90",
     0x31: "e9 00 00 00 00",  # jmp <release>: its last call
@@ -32,6 +32,14 @@ _CODE = {
     # alone: an assertion and nothing else
     0x50: "0f 0b",
     0x52: "c3",
+    # warns: the block at 0x65 leads to an assertion only
+    0x60: "85 ff",
+    0x62: "74 01",  # je 0x65
+    0x64: "c3",
+    0x65: "85 f6",
+    0x67: "74 00",  # je 0x69
+    0x69: "0f 0b",
+    0x6B: "c3",
 }
 _FUNCTIONS = {
     "launch": (0x00, 0x16),
@@ -39,14 +47,15 @@ _FUNCTIONS = {
     "reclaim.isra.0": (0x30, 0x06),
     "convert": (0x40, 0x09),
     "alone": (0x50, 0x03),
+    "warns": (0x60, 0x0C),
 }
 
 
 def module() -> bytes:
     """Return the module's file."""
-    code = bytearray(b"\xcc" * 0x60)
+    code = bytearray(b"\xcc" * 0x70)
     for at, text in _CODE.items():
         instruction = bytes.fromhex(text)
         code[at : at + len(instruction)] = instruction
-    calls = {0x05: ("populate", 0), 0x32: ("release", 0), 0x26: ("launch", 0x10)}
+    calls = {0x05: ("populate", 0), 0x32: ("release", 0), 0x26: ("launch", 0x12)}
     return code_module(bytes(code), _FUNCTIONS, calls, [0x46])

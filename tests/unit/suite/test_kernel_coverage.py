@@ -89,7 +89,7 @@ def test_boots_of_one_run_are_told_together(tmp_path: Path) -> None:
     assert told["boots"] == 2
     (launch,) = told["functions"]
     assert (launch["function"], launch["reached"]) == ("launch", 2)
-    assert [gap["lines"] for gap in launch["not_reached"]] == [["sev.c:11"], []]
+    assert [line for gap in launch["not_reached"] for line in gap["lines"]] == ["sev.c:11"]
     tracefile = written.with_name(f"{written.name}.info").read_text()
     assert "SF:sev.c\nFN:10,launch\nFNDA:1,launch\n" in tracefile
     assert "DA:10,1\nDA:11,0\n" in tracefile
