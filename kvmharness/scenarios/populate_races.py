@@ -21,9 +21,11 @@ from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench
 from kvmharness.scenarios.races import meanwhile
 from kvmharness.scenarios.step import Call
 
-#: How often the slot is populated while something else goes on, at least, and for how long at most
-#: (in seconds) until what has to come of a race has come.
+#: How often the slot is populated while something else goes on; in how many seconds that has to
+#: be often enough, since a call may wait long for the other thread; and for how many at most until
+#: what has to come of a race has come.
 _ROUNDS = 20
+_ENOUGH = 2.0
 _PATIENCE = 5.0
 
 #: Populates (gfn, pages, source address) in one call that is no step.
@@ -66,11 +68,15 @@ def populate_while(
     One thread alone populates, so that the digest is followed through all of it.
     """
     calls: list[Call] = []
-    end = time.monotonic() + _PATIENCE
+    began = time.monotonic()
+
+    def enough() -> bool:
+        took = time.monotonic() - began
+        often = len(calls) >= _ROUNDS or took > _ENOUGH
+        return often and (sum(call.ok for call in calls) >= successes or took > _PATIENCE)
+
     with meanwhile(action):
-        while len(calls) < _ROUNDS or (
-            sum(call.ok for call in calls) < successes and time.monotonic() < end
-        ):
+        while not enough():
             calls.append(bench.populate(0, SLOT_PAGES, source, record=False))
     bench.tally("calls", calls)
     whole = all(call.whole for call in calls)

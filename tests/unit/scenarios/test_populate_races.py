@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -39,6 +40,26 @@ def test_a_race_goes_on_until_a_call_succeeds_and_its_digest_is_followed() -> No
 def test_a_race_that_never_came_up_does_not_keep_the_promise() -> None:
     full = Simulated(set(range(SLOT_PAGES)))
     assert raced(full, lambda: None) == ["all EIO", "= all or none"]
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.0, 20), (0.05, 6)])
+def test_a_race_in_which_calls_take_long_has_fewer_of_them(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, calls: int
+) -> None:
+    monkeypatch.setattr(populate_races, "_ENOUGH", 0.3)
+    bench = Simulated()
+    made: list[float] = []
+    populate = bench.populate
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(seconds)
+        made.append(seconds)
+        return populate(*arguments, **options)
+
+    monkeypatch.setattr(bench, "populate", slow)
+    raced(bench, bench.taken.clear)
+    assert 2 <= len(made) <= calls
+    assert seconds or len(made) == calls
 
 
 @pytest.mark.parametrize("punched", [True, False])
