@@ -34,6 +34,72 @@ static int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg
 	return kvmh_result(ioctl(fd, request, arg));
 }
 
+/* ------------------------------------------------------------------ ioctls in numbers
+ *
+ * One after the other, with nothing in between. After a turn the interpreter looks after its signals,
+ * so that a Ctrl-C does not wait for the last of a million.
+ */
+#define KVMH_TURN_NS 50000000L
+
+static int64_t kvmh_coarse_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+/*
+ * The ioctl with each of `distinct` structs of `size` bytes, over and over, from number *done until
+ * `count` are done or the turn is over. -errno of number *done, where it ends.
+ */
+static int64_t kvmh_ioctl_many(int fd, unsigned long request, char *structs, uint64_t size,
+			       uint64_t distinct, uint64_t count, uint64_t *done)
+{
+	int64_t end = kvmh_coarse_ns() + KVMH_TURN_NS, r;
+
+	while (*done < count) {
+		r = kvmh_ioctl(fd, request, structs + *done % distinct * size);
+		if (r < 0)
+			return r;
+		++*done;
+		if (kvmh_coarse_ns() >= end)
+			break;
+	}
+	return 0;
+}
+
+/*
+ * KVM_MEMORY_ENCRYPT_OP of one command with each of `count` structs of `size` bytes, from number
+ * progress[0]: again and again until what it counts down, at `left_at` in the struct, is 0. progress[1]
+ * counts the calls.
+ * 1: a call that succeeded left as much to do as there was.
+ */
+static int64_t kvmh_populate_many(int fd, char *command, uint64_t data_at, char *structs,
+				  uint64_t size, uint64_t left_at, uint64_t count,
+				  uint64_t *progress)
+{
+	int64_t end = kvmh_coarse_ns() + KVMH_TURN_NS, r;
+	uint64_t before, *left;
+
+	while (progress[0] < count) {
+		*(uint64_t *)(command + data_at) = (uintptr_t)(structs + progress[0] * size);
+		left = (uint64_t *)(structs + progress[0] * size + left_at);
+		before = *left;
+		r = kvmh_ioctl(fd, KVM_MEMORY_ENCRYPT_OP, command);
+		++progress[1];
+		if (r < 0)
+			return r;
+		if (!*left)
+			++progress[0];
+		else if (*left >= before)
+			return 1;
+		if (kvmh_coarse_ns() >= end)
+			break;
+	}
+	return 0;
+}
+
 /* ------------------------------------------------------------------ KVM_RUN with a deadline
  *
  * A timer of the calling thread raises a real-time signal at the deadline. Its handler sets

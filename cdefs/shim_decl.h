@@ -4,6 +4,11 @@
 int64_t kvmh_ioctl(int fd, unsigned long request, void *arg);
 int64_t kvmh_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
+int64_t kvmh_ioctl_many(int fd, unsigned long request, char *structs, uint64_t size,
+			uint64_t distinct, uint64_t count, uint64_t *done);
+int64_t kvmh_populate_many(int fd, char *command, uint64_t data_at, char *structs, uint64_t size,
+			   uint64_t left_at, uint64_t count, uint64_t *progress);
+
 int64_t kvmh_run(int fd, struct kvm_run *run, int64_t timeout_ns);
 
 struct kvmh_until {

@@ -7,7 +7,7 @@ or that struct has to hold before, since the kernel reads and writes by the type
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvmharness.kvm.ffi import ffi
@@ -31,6 +31,16 @@ def make(kind: str, **fields: Any) -> Any:
         return ffi.new(kind, fields)
     except (OverflowError, TypeError) as error:
         _name_field(kind, fields, error)
+
+
+def make_array(kind: str, rows: Sequence[dict[str, int]]) -> Any:
+    """Make a C array of `kind`, a struct, an element for each row; errors are make()'s."""
+    try:
+        return ffi.new(f"{kind}[]", rows)
+    except (OverflowError, TypeError):
+        for row in rows:
+            make(f"{kind} *", **row)
+        raise
 
 
 def _name_field(kind: str, fields: dict[str, Any], error: Exception) -> NoReturn:

@@ -28,7 +28,9 @@ P = ParamSpec("P")
 # Looked up once: the path of every call goes by here.
 _CDATA = ffi.CData
 _typeof = ffi.typeof
-_ioctl, _ioctl_value, _run = lib.kvmh_ioctl, lib.kvmh_ioctl_value, lib.kvmh_run
+_ioctl, _ioctl_value, _ioctl_many = lib.kvmh_ioctl, lib.kvmh_ioctl_value, lib.kvmh_ioctl_many
+_populate_many = lib.kvmh_populate_many
+_run = lib.kvmh_run
 
 #: Arrays longer than this are cut in a trace; KVM_SET_CPUID2's entries alone would fill a screen.
 _TRACE_ARRAY = 64
@@ -313,10 +315,6 @@ class _Trace:
         self.lock = threading.Lock()
         self.start = time.monotonic()
 
-    @property
-    def on(self) -> bool:
-        return self.file is not None or bool(self.lists)
-
     def call(
         self,
         name: str,
@@ -438,6 +436,11 @@ def call(
     return _result(name, ret, show, fw_error, written_back)
 
 
+def tracing() -> bool:
+    """Whether somebody wants to see each ioctl."""
+    return bool(_trace.lists) or _trace.file is not None
+
+
 def issue_raw(fd: int, name: str, request: int, argument: int, show: Any = None) -> Result[int]:
     """Issue any ioctl with any argument, unchecked: kvm.raw is the door to it."""
     shown = argument if show is None else show
@@ -503,6 +506,69 @@ def _issue(fd: int, request: int, argument: Any) -> int:
     return ret
 
 
+def many(fd: int, name: str, structs: Any, count: int, done: Any) -> int:
+    """Issue the ioctl called `name` with each of `structs`, a C array, and over again, in one go.
+
+    From number done[0] (uint64_t *, advanced) until `count` are done or a turn is over, which give
+    0, or one fails: -errno. TypeError or ValueError as call() has it. A trace has one entry.
+    """
+    known = _known.get(name) or _learn(name)
+    _check(name, known, ffi.addressof(structs, 0), None)
+    distinct, begun = len(structs), int(done[0])
+    size = int(ffi.sizeof(structs)) // distinct
+    first = decode(structs[begun % distinct]) if tracing() else None
+    start = time.monotonic()
+    memory = ffi.cast("char *", structs)
+    ret = int(_ioctl_many(fd, known.request, memory, size, distinct, count, done))
+    if first is not None:
+        _trace.call(
+            name,
+            fd,
+            ret,
+            start,
+            before={"ioctls": count - begun, "first": first},
+            after={"done": int(done[0]) - begun},
+            spent=time.monotonic() - start,
+        )
+    return ret
+
+
+def populate_many(fd: int, command: str, order: Any, structs: Any, left: str, progress: Any) -> int:
+    """Issue KVM_MEMORY_ENCRYPT_OP with each of `structs`, until its field `left` is 0, in one go.
+
+    `order` (struct kvm_sev_cmd * or kvm_tdx_cmd *) is the command, called `command`; its data is
+    each of the structs in turn. From number progress[0] (uint64_t[2], advanced; the other counts
+    the calls) until all are done or a turn is over, which give 0; 1: a call left all it was to do;
+    -errno: it failed. A trace has one entry.
+    """
+    begun, calls = int(progress[0]), int(progress[1])
+    first = decode(structs[begun]) if tracing() else None
+    start = time.monotonic()
+    ret = int(
+        _populate_many(
+            fd,
+            ffi.cast("char *", order),
+            ffi.offsetof(ffi.typeof(order).item, "data"),
+            ffi.cast("char *", structs),
+            ffi.sizeof(ffi.typeof(structs).item),
+            ffi.offsetof(ffi.typeof(structs).item, left),
+            len(structs),
+            progress,
+        )
+    )
+    if first is not None:
+        _trace.call(
+            f"KVM_MEMORY_ENCRYPT_OP {command}",
+            fd,
+            min(ret, 0),
+            start,
+            before={"structs": len(structs) - begun, "first": first},
+            after={"done": int(progress[0]) - begun, "calls": int(progress[1]) - calls},
+            spent=time.monotonic() - start,
+        )
+    return ret
+
+
 def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
     """Issue KVM_RUN with a deadline; returns 0 or -errno (-ETIME: the deadline passed)."""
     ret: int
@@ -531,7 +597,7 @@ def run_until(fd: int, kvm_run: Any, size: int, timeout_ns: int, until: Any) -> 
     """
     start = time.monotonic()
     ret = int(lib.kvmh_run_until(fd, kvm_run, size, timeout_ns, until))
-    if _trace.on:
+    if tracing():
         _trace.call(
             "KVM_RUN",
             fd,
@@ -558,7 +624,7 @@ def system_call(name: str, ret: int, **arguments: Any) -> Result[int]:
         None if failed else ret,
         arguments=given,
     )
-    if _trace.on:
+    if tracing():
         fd = arguments.pop("fd", None)
         _trace.call(name, fd, ret, time.monotonic(), before=arguments)
     return result

@@ -25,6 +25,7 @@ from kvmharness.kvm.guest_memfd import GuestMemfd
 from kvmharness.kvm.hyperv import VmHypervCalls, VmHypervTry
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.irqchip import IrqchipCalls, IrqchipTry
+from kvmharness.kvm.many import VmManyCalls, VmManyTry
 from kvmharness.kvm.mapping import PAGE_SIZE, Mapping, mappings_in
 from kvmharness.kvm.memory_encrypt import SevCommand, TdxCommand, memory_encrypt_op
 from kvmharness.kvm.memslots import Bindable, Memslots
@@ -41,7 +42,15 @@ _Fd = HasFileno | int
 
 
 class VmTry(
-    IrqchipTry, VmDirtyTry, VmCoalescedTry, VmClockTry, MmuTry, PmuTry, VmHypervTry, VmStatsTry
+    IrqchipTry,
+    VmDirtyTry,
+    VmCoalescedTry,
+    VmClockTry,
+    VmManyTry,
+    MmuTry,
+    PmuTry,
+    VmHypervTry,
+    VmStatsTry,
 ):
     """The calls a VM fd takes, each giving a Result. Values reach the kernel unchecked."""
 
@@ -355,6 +364,7 @@ class Vm(
     VmDirtyCalls,
     VmCoalescedCalls,
     VmClockCalls,
+    VmManyCalls,
     MmuCalls,
     PmuCalls,
     VmHypervCalls,

@@ -8,15 +8,18 @@ from Documentation/virt/kvm/x86/amd-memory-encryption.rst and arch/x86/kvm/svm/s
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from contextlib import ExitStack
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
 from kvmharness.errors import KernelFault
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import Buffer, bytes_exactly, bytes_up_to
+from kvmharness.kvm.fields import Buffer, bytes_exactly, bytes_up_to, fd_number, make, make_array
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.result import KvmError, Result
+from kvmharness.launch.many import populate_many
 from kvmharness.launch.sev_command import SevCommands, SevCommandTry
 from kvmharness.launch.sev_structs import SnpLaunchFinish, SnpLaunchStart, SnpLaunchUpdate
 from kvmharness.launch.source import Source, lent
@@ -53,6 +56,7 @@ _ID_BLOCK_BYTES = 96
 _ID_AUTH_BYTES = 4096
 
 
+#: What LAUNCH_UPDATE's errors say where the firmware says nothing.
 _UPDATE_MEANING = {
     errno.EIO: "KVM could not populate the first page: it is not private, was populated before, "
     "lies past the slot's end, or its source can't be read",
@@ -118,6 +122,46 @@ class SnpTry(SevCommandTry):
         )
         return result.replaced(written_back=written_back)
 
+    def populate_many(
+        self, parts: Iterable[tuple[int, int, Source, int]], flags: int = 0
+    ) -> Result[int]:
+        """KVM_SEV_SNP_LAUNCH_UPDATE of each part until nothing of it is left, all in one go.
+
+        A part is (gpa, size, source, type), as launch_update() takes them. In order, until a call
+        fails: what was populated before stays so. The value is how many calls it took.
+        ``written_back`` is how many parts are done, and of the next one what launch_update() has:
+        the gpa, the source's address and the bytes left. KernelFault when a call succeeds without
+        getting anywhere.
+        """
+        name = "KVM_SEV_SNP_LAUNCH_UPDATE"
+        rows, starts = [], []
+        with ExitStack() as stack:
+            for gpa, size, source, kind in parts:
+                address, start = stack.enter_context(lent(source))
+                starts.append(start)
+                rows.append(
+                    {
+                        "gfn_start": gpa // PAGE_SIZE,
+                        "uaddr": address,
+                        "len": size,
+                        "type": kind,
+                        "flags": flags,
+                    }
+                )
+            structs = make_array("struct kvm_sev_snp_launch_update", rows)
+            order = make(
+                "struct kvm_sev_cmd *",
+                id=lib.KVM_SEV_SNP_LAUNCH_UPDATE,
+                sev_fd=fd_number("sev_fd", self._commands.sev_fd),
+            )
+            result, done = populate_many(self._commands.vm, name, order, structs, "len")
+        at = (0, 0, 0)
+        if done < len(rows):
+            left = structs[done]
+            at = (int(left.gfn_start) * PAGE_SIZE, int(left.uaddr) - starts[done], int(left.len))
+        told = result.replaced(fw_error=int(order.error), written_back=(done, *at))
+        return self._explained(told, _UPDATE_MEANING)
+
     def launch_finish(
         self,
         *,
@@ -173,6 +217,7 @@ class Snp(SevCommands):
 
     launch_start = raising(SnpTry.launch_start)
     launch_update = raising(SnpTry.launch_update)
+    populate_many = raising(SnpTry.populate_many)
     launch_finish = raising(SnpTry.launch_finish)
     enable_req_certs = raising(SnpTry.enable_req_certs)
 

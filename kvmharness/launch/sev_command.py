@@ -100,7 +100,10 @@ class SevCommandTry:
     def _command(
         self, name: str, parameters: Struct | None, meaning: dict[int, str] | None = None
     ) -> Result[int]:
-        result = self.command(int(getattr(lib, name)), parameters)
+        return self._explained(self.command(int(getattr(lib, name)), parameters), meaning)
+
+    def _explained(self, result: Result[int], meaning: dict[int, str] | None) -> Result[int]:
+        """Return `result` with what is known of its errno, or of the firmware's code."""
         why = ""
         if result.errno and not result.fw_error:
             why = (meaning or {}).get(result.errno, "")

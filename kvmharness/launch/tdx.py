@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from contextlib import ExitStack
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,14 @@ from kvmharness.kvm.cpuid import (
 )
 from kvmharness.kvm.fenced import fenced_copy
 from kvmharness.kvm.ffi import ffi, lib
-from kvmharness.kvm.fields import Buffer, bytes_up_to, make, pointer_to, u64
+from kvmharness.kvm.fields import Buffer, bytes_up_to, make, make_array, pointer_to, u64
 from kvmharness.kvm.ioctl import raising
 from kvmharness.kvm.memory_encrypt import TdxCommand, memory_encrypt_op
 from kvmharness.kvm.result import KvmError, Result
 from kvmharness.kvm.structs import Struct, of_type
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.kvm.vm import Vm
+from kvmharness.launch.many import populate_many
 from kvmharness.launch.source import Source, lent
 from kvmharness.launch.tdx_status import status_name
 from kvmharness.record import Record
@@ -256,6 +258,14 @@ def start_td(
     )
 
 
+#: What INIT_MEM_REGION's errors say.
+_REGION_MEANING = {
+    errno.EIO: "the first page left was added before, or the TDX module failed on it",
+    errno.EINVAL: "before INIT_VCPU or after FINALIZE_VM, or an argument that is not "
+    "allowed, or the first page left has no guest_memfd slot or is not private",
+}
+
+
 class TdxVcpuTry:
     """The launch commands of a TD's vCPU fd, each giving a Result. Values reach KVM unchecked."""
 
@@ -302,14 +312,47 @@ class TdxVcpuTry:
                 bits if flags is None else flags,
                 hw_error,
             )
-        meaning = {
-            errno.EIO: "the first page left was added before, or the TDX module failed on it",
-            errno.EINVAL: "before INIT_VCPU or after FINALIZE_VM, or an argument that is not "
-            "allowed, or the first page left has no guest_memfd slot or is not private",
-        }
         return result.replaced(
-            meaning=meaning.get(result.errno, ""),
+            meaning=_REGION_MEANING.get(result.errno, ""),
             written_back=(region.gpa, region.source_addr - start, region.nr_pages),
+        )
+
+    def populate_many(
+        self, parts: Iterable[tuple[int, int, Source]], *, measure: bool = True
+    ) -> Result[int]:
+        """KVM_TDX_INIT_MEM_REGION of each part until nothing of it is left, all in one go.
+
+        A part is (gpa, pages, source), as init_mem_region() takes them. In order, until a call
+        fails other than for a signal: what was added before stays so. The value is how many calls
+        it took. ``written_back`` is how many parts are done, and of the next one what
+        init_mem_region() has: the gpa, the source's address and the pages left. KernelFault when a
+        call succeeds without getting anywhere.
+        """
+        name = "KVM_TDX_INIT_MEM_REGION"
+        again = (errno.EINTR, errno.EAGAIN)
+        rows, starts = [], []
+        with ExitStack() as stack:
+            for gpa, pages, source in parts:
+                address, start = stack.enter_context(lent(source))
+                starts.append(start)
+                rows.append({"source_addr": address, "gpa": gpa, "nr_pages": pages})
+            structs = make_array("struct kvm_tdx_init_mem_region", rows)
+            order = make(
+                "struct kvm_tdx_cmd *",
+                id=lib.KVM_TDX_INIT_MEM_REGION,
+                flags=lib.KVM_TDX_MEASURE_MEMORY_REGION if measure else 0,
+            )
+            result, done = populate_many(self._vcpu, name, order, structs, "nr_pages", again)
+        at = (0, 0, 0)
+        if done < len(rows):
+            left = structs[done]
+            at = (int(left.gpa), int(left.source_addr) - starts[done], int(left.nr_pages))
+        status = int(order.hw_error)
+        return result.replaced(
+            fw_error=status,
+            fw_error_name=status_name(status) if status else "",
+            meaning=_REGION_MEANING.get(result.errno, ""),
+            written_back=(done, *at),
         )
 
     def get_cpuid(self, entries: int = MAX_CPUID_ENTRIES) -> Result[Cpuid]:
@@ -363,6 +406,7 @@ class TdxVcpu:
 
     init_vcpu = raising(TdxVcpuTry.init_vcpu)
     init_mem_region = raising(TdxVcpuTry.init_mem_region)
+    populate_many = raising(TdxVcpuTry.populate_many)
     get_cpuid = raising(TdxVcpuTry.get_cpuid)
 
     def set_cpuid_of_td(self) -> None:

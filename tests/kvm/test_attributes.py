@@ -42,6 +42,15 @@ def attributed(kvm: Kvm, any_vm: Vm) -> Vm:
     return any_vm
 
 
+@pytest.mark.scenario("attr.many")
+def test_many_ranges_are_set_in_one_go_up_to_the_first_that_is_refused(attributed: Vm) -> None:
+    ranges = [(GPA + 2 * page * PAGE_SIZE, PAGE_SIZE, PRIVATE) for page in range(100)]
+    assert attributed.set_memory_attributes_many(ranges) == 100
+    ranges[70] = (GPA, PAGE_SIZE // 2, PRIVATE)
+    result = attributed.try_.set_memory_attributes_many(ranges)
+    assert (result.errno_name, result.written_back) == ("EINVAL", (70,))
+
+
 @pytest.mark.scenario("attr.absent.kernel")
 def test_a_kernel_without_them_refuses_the_ioctl(kvm: Kvm, any_vm: Vm) -> None:
     if kvm.check_extension(lib.KVM_CAP_MEMORY_ATTRIBUTES):

@@ -58,6 +58,19 @@ def test_the_highest_slot_is_the_capabilitys(kvm: Kvm, vm: Vm) -> None:
     assert refused.errno_name == "EINVAL"
 
 
+@pytest.mark.scenario("kvm.memslot.churn")
+def test_a_slot_is_made_and_deleted_many_times_in_one_go(vm: Vm) -> None:
+    with map_memory(PAGE_SIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS) as memory:
+        assert vm.churn_memslot(3, GPA, PAGE_SIZE, memory, 20) == 40
+        assert 3 not in vm.memslots
+        # Another slot is in the way: the first is refused, and nothing is held.
+        vm.set_user_memory_region(0, GPA, PAGE_SIZE, 0)
+        result = vm.try_.churn_memslot(3, GPA, PAGE_SIZE, memory, 20)
+        assert (result.errno_name, result.written_back) == ("EEXIST", (0,))
+        vm.set_user_memory_region(0, GPA, 0, 0)
+        assert vm.churn_memslot(3, GPA, PAGE_SIZE, memory, 1, LOG_DIRTY) == 2
+
+
 @pytest.mark.scenario("kvm.memslot.none")
 def test_running_without_memory_is_an_internal_error(vm: Vm) -> None:
     """The reset vector is MMIO, and MMIO can't be executed: emulation fails."""

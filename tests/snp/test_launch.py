@@ -65,6 +65,42 @@ def test_populate_goes_on_over_the_slots_end(vm_builder: Callable[..., VmBuilder
         assert machine.snp.populate(end - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source=source) == 2
 
 
+@pytest.mark.scenario("snp.launch.populate_many")
+@pytest.mark.requires_vm_type("snp")
+def test_many_parts_are_populated_in_one_go(vm_builder: Callable[..., VmBuilder]) -> None:
+    with launched(vm_builder) as machine, SourceBuffer.anonymous(4, hole=(3, 1)) as source:
+        parts = [
+            (0, 2 * PAGE_SIZE, source, PageType.NORMAL),
+            (4 * PAGE_SIZE, PAGE_SIZE, None, PageType.ZERO),
+            (6 * PAGE_SIZE, PAGE_SIZE, source.address + PAGE_SIZE, PageType.UNMEASURED),
+        ]
+        assert machine.snp.populate_many(parts) == 3
+        # The first is new; the second was populated before, and the third is not come to.
+        again = [(2 * PAGE_SIZE, PAGE_SIZE, source, PageType.NORMAL), *parts]
+        result = machine.snp.try_.populate_many(again)
+        assert (result.errno_name, result.fw_error) == ("EIO", 0)
+        assert result.written_back == (1, 0, source.address, 2 * PAGE_SIZE)
+        machine.snp.launch_finish()
+
+
+@pytest.mark.scenario("snp.launch.populate_many_goes_on")
+@pytest.mark.requires_vm_type("snp")
+def test_a_part_over_the_slots_end_takes_two_calls(vm_builder: Callable[..., VmBuilder]) -> None:
+    with (
+        launched(vm_builder) as machine,
+        machine.create_guest_memfd(2 * PAGE_SIZE) as second,
+        SourceBuffer.anonymous(4) as source,
+    ):
+        end = PAGES * PAGE_SIZE
+        shared = machine.slots[0].mapping.address
+        machine.set_user_memory_region2(
+            1, end, 2 * PAGE_SIZE, shared, lib.KVM_MEM_GUEST_MEMFD, second
+        )
+        machine.set_private(end, 2 * PAGE_SIZE)
+        part = (end - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source, PageType.NORMAL)
+        assert machine.snp.populate_many([part]) == 2
+
+
 @pytest.mark.scenario("snp.launch.populate_raises")
 @pytest.mark.requires_vm_type("snp")
 def test_populate_raises_what_stopped_it(vm_builder: Callable[..., VmBuilder]) -> None:

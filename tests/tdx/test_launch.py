@@ -50,6 +50,26 @@ def test_a_launch_from_start_to_finish(machine: Machine) -> None:
         assert tdx_standin.read_state()["finalized"] == "1"
 
 
+@pytest.mark.scenario("tdx.launch.populate_many")
+@pytest.mark.requires_vm_type("tdx")
+def test_many_parts_are_populated_in_one_go(machine: Machine) -> None:
+    mrtd = Mrtd()
+    vcpu = machine.tdx_vcpu()
+    with SourceBuffer.anonymous(4, hole=(3, 1)) as source:
+        first = source.address
+        assert vcpu.populate_many([(0, 2, first), (8 * PAGE_SIZE, 1, first + 2 * PAGE_SIZE)]) == 2
+        for gpa, page in ((0, 0), (PAGE_SIZE, 1), (8 * PAGE_SIZE, 2)):
+            mrtd.add_page(gpa, source.page(page))
+        result = vcpu.try_.populate_many([(2 * PAGE_SIZE, 1, first), (4 * PAGE_SIZE, 4, first)])
+        assert result.errno_name == "EFAULT"
+        assert result.written_back == (1, 7 * PAGE_SIZE, first + 3 * PAGE_SIZE, 1)
+        for gpa, page in ((2 * PAGE_SIZE, 0), *((n * PAGE_SIZE, n - 4) for n in (4, 5, 6))):
+            mrtd.add_page(gpa, source.page(page))
+    machine.tdx.finalize_vm()
+    if tdx_standin.present():
+        assert tdx_standin.mrtd() == mrtd.hexdigest()
+
+
 @pytest.mark.scenario("tdx.launch.populate_raises")
 @pytest.mark.requires_vm_type("tdx")
 def test_populate_raises_what_stopped_it(machine: Machine) -> None:

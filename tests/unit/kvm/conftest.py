@@ -20,6 +20,7 @@ from .fake_kernel import KVM_FD, MMAP_SIZE, VM_FD, FakeKernel, disowned, mappabl
 def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     fake = FakeKernel()
     monkeypatch.setattr(ioctl, "_issue", fake.issue)
+    monkeypatch.setattr(ioctl, "_ioctl_many", fake.issue_many)
     return fake
 
 
