@@ -46,6 +46,7 @@ COMMANDS = {
         "Kernels of your own: what they must have configured.",
     ),
     "trace": ("kvmharness.commands.trace:trace", "Show a trace of ioctls."),
+    "bench": ("kvmharness.commands.bench:bench", "How fast it is, beside C in the same run."),
 }
 
 

@@ -41,6 +41,8 @@ from .command import kvmharness
         (["--trace", "/absent/trace", "probe"], "can't write the trace to /absent/trace"),
         (["trace", "/absent/trace"], "can't read /absent/trace: No such file"),
         (["trace"], "Missing argument"),
+        (["bench", "--rounds", "0"], "not in the range"),
+        (["bench", "--json", "/no/dir/x"], "can't write /no/dir/x: No such file"),
     ],
 )
 def test_wrong_usage_is_one_line(args: list[str], said: str, tmp_path: Path) -> None:

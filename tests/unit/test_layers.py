@@ -16,7 +16,7 @@ LAYERS = (
     "cli",
     "commands",
     "matrix",
-    "suite | probe",
+    "suite | probe | bench",
     "hosts | contract",
     "scenarios",
     "machine | standins",
