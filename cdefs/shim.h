@@ -310,17 +310,149 @@ static uint64_t kvmh_tsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
-/* Make the thread `tid` leave KVM_RUN, and its next KVM_RUN on this run page return at once. */
-static int kvmh_kick(struct kvm_run *run, int tid)
+/* ------------------------------------------------------------------ who runs a vCPU
+ *
+ * One thread at a time: the kernel makes a second KVM_RUN wait in a way that only a fatal signal ends.
+ * The lock is held for a moment, never across an ioctl nor while Python code runs.
+ */
+#define KVMH_IO_BYTES 64
+
+struct kvmh_io {
+	uint8_t direction;
+	uint8_t size;
+	uint16_t port;
+	uint32_t count;
+	uint64_t data_offset;
+	uint8_t data[KVMH_IO_BYTES];
+};
+
+struct kvmh_vcpu {
+	struct kvm_run *run;
+	uint64_t run_size;
+	int fd; /* -1: closed */
+	int running_in;
+	int kicked;
+	int64_t began;
+	struct kvmh_io io;
+	pthread_mutex_t lock;
+};
+
+static void kvmh_open_vcpu(struct kvmh_vcpu *vcpu, int fd, struct kvm_run *run, uint64_t run_size)
 {
-	if (!run)
-		return -EFAULT;
+	pthread_mutex_init(&vcpu->lock, NULL);
+	vcpu->fd = fd;
+	vcpu->run = run;
+	vcpu->run_size = run_size;
+}
+
+/* What says, in KVM_RUN's place, why a vCPU can't be claimed. */
+enum { KVMH_CLOSED = 2, KVMH_BUSY = 3 };
+
+/* The calling thread runs it from now on, if this is 0. */
+static int kvmh_claim(struct kvmh_vcpu *vcpu)
+{
+	int tid = kvmh_thread_id(), r = 0;
+
+	pthread_mutex_lock(&vcpu->lock);
+	if (vcpu->fd < 0)
+		r = KVMH_CLOSED;
+	else if (vcpu->running_in)
+		r = KVMH_BUSY;
+	else
+		vcpu->running_in = tid;
+	pthread_mutex_unlock(&vcpu->lock);
+	return r;
+}
+
+/* The calling thread no longer runs it, if it did. */
+static void kvmh_release(struct kvmh_vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	if (vcpu->running_in == kvmh_thread_id())
+		vcpu->running_in = 0;
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+/* Make the thread that runs it leave KVM_RUN, or its next KVM_RUN return at once. */
+static void kvmh_kick(struct kvmh_vcpu *vcpu)
+{
 	/* The thread may not have come to its first run: unhandled, the signal would end us. */
 	pthread_once(&kvmh_run_once, kvmh_prepare);
-	run->immediate_exit = 1;
+	pthread_mutex_lock(&vcpu->lock);
+	if (vcpu->fd >= 0) {
+		vcpu->kicked = 1;
+		vcpu->run->immediate_exit = 1;
+		/* Under the lock: the thread can't end between the look and the signal. */
+		if (vcpu->running_in)
+			syscall(SYS_tgkill, getpid(), vcpu->running_in, KVMH_SIGNAL);
+	}
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+/* Whether it was kicked, which it then is no longer. */
+static int kvmh_take_kick(struct kvmh_vcpu *vcpu)
+{
+	int kicked;
+
+	pthread_mutex_lock(&vcpu->lock);
+	kicked = vcpu->kicked;
+	vcpu->kicked = 0;
+	if (kicked)
+		vcpu->run->immediate_exit = 0;
+	pthread_mutex_unlock(&vcpu->lock);
+	return kicked;
+}
+
+/* Nobody runs it any more, nor writes to its run page. The thread that runs it, if one does. */
+static int kvmh_close_vcpu(struct kvmh_vcpu *vcpu)
+{
+	int tid;
+
+	pthread_mutex_lock(&vcpu->lock);
+	tid = vcpu->running_in;
 	if (!tid)
+		vcpu->fd = -1;
+	pthread_mutex_unlock(&vcpu->lock);
+	return tid;
+}
+
+/*
+ * As kvmh_run(), by the thread that has claimed it. 1: an IN or OUT, which is copied to vcpu->io, and
+ * the thread no longer runs it: what a guest exits for most takes one call. It does after all else.
+ */
+static int64_t kvmh_run_on(struct kvmh_vcpu *vcpu, int64_t timeout_ns)
+{
+	struct kvm_run *run = vcpu->run;
+	int64_t r = kvmh_run(vcpu->fd, run, timeout_ns);
+	uint64_t size, offset;
+
+	if (r || run->exit_reason != KVM_EXIT_IO)
+		return r;
+	size = (uint64_t)run->io.size * run->io.count;
+	offset = run->io.data_offset;
+	if (size > KVMH_IO_BYTES || offset > vcpu->run_size || size > vcpu->run_size - offset)
 		return 0;
-	return (int)kvmh_result(syscall(SYS_tgkill, getpid(), tid, KVMH_SIGNAL));
+	vcpu->io.direction = run->io.direction;
+	vcpu->io.size = run->io.size;
+	vcpu->io.port = run->io.port;
+	vcpu->io.count = run->io.count;
+	vcpu->io.data_offset = offset;
+	memcpy(vcpu->io.data, (const char *)run + offset, size);
+	kvmh_release(vcpu);
+	return 1;
+}
+
+/* kvmh_claim(), and kvmh_run_on(). */
+static int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, int64_t timeout_ns)
+{
+	struct timespec now;
+	int r = kvmh_claim(vcpu);
+
+	if (r)
+		return r;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	vcpu->began = now.tv_sec * 1000000000L + now.tv_nsec;
+	return kvmh_run_on(vcpu, timeout_ns);
 }
 
 /* ------------------------------------------------------------------ guarded copies

@@ -22,10 +22,37 @@ struct kvmh_until {
 };
 int64_t kvmh_run_until(int fd, struct kvm_run *run, uint64_t run_size, int64_t timeout_ns,
 		       struct kvmh_until *until);
-int kvmh_kick(struct kvm_run *run, int tid);
 int kvmh_thread_id(void);
 
 uint64_t kvmh_tsc(void);
+
+struct kvmh_io {
+	uint8_t direction;
+	uint8_t size;
+	uint16_t port;
+	uint32_t count;
+	uint64_t data_offset;
+	uint8_t data[64];
+};
+struct kvmh_vcpu {
+	struct kvm_run *run;
+	uint64_t run_size;
+	int fd;
+	int running_in;		/* the thread that runs it, 0 for none */
+	int kicked;
+	int64_t began;		/* CLOCK_MONOTONIC, in nanoseconds: when it was last claimed to run */
+	struct kvmh_io io;	/* the last IN or OUT */
+	...;
+};
+void kvmh_open_vcpu(struct kvmh_vcpu *vcpu, int fd, struct kvm_run *run, uint64_t run_size);
+enum { KVMH_CLOSED, KVMH_BUSY, ... };
+int kvmh_claim(struct kvmh_vcpu *vcpu);
+void kvmh_release(struct kvmh_vcpu *vcpu);
+void kvmh_kick(struct kvmh_vcpu *vcpu);
+int kvmh_take_kick(struct kvmh_vcpu *vcpu);
+int kvmh_close_vcpu(struct kvmh_vcpu *vcpu);
+int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, int64_t timeout_ns);
+int64_t kvmh_run_on(struct kvmh_vcpu *vcpu, int64_t timeout_ns);
 
 struct kvmh_copy {
 	uint64_t copied;	/* bytes copied before the fault */

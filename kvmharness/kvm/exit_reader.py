@@ -63,6 +63,19 @@ def exit_of(run: Any, page: Any, errno: int = 0) -> AnyExit:
     return reader(reason, run)
 
 
+#: struct kvmh_io, without its data.
+_IO = struct.Struct("=BBHIQ")
+_read_io, _IO_SIZE = _IO.unpack_from, _IO.size
+
+
+def io_exit(io: Any) -> exits.IoExit:
+    """Make the exit of a struct kvmh_io, given as a buffer: the hottest path of all."""
+    direction, each, port, count, offset = _read_io(io)
+    is_out = direction == _IO_OUT
+    data = io[_IO_SIZE : _IO_SIZE + each * count] if is_out else b""
+    return exits.IoExit(_EXIT_IO, is_out, port, each, count, data, offset)
+
+
 def _mmio(reason: int, run: Any) -> AnyExit:
     mmio = run.mmio
     data = bytes(ffi.buffer(mmio.data)[: int(mmio.len)]) if mmio.is_write else b""

@@ -30,7 +30,7 @@ _CDATA = ffi.CData
 _typeof = ffi.typeof
 _ioctl, _ioctl_value, _ioctl_many = lib.kvmh_ioctl, lib.kvmh_ioctl_value, lib.kvmh_ioctl_many
 _populate_many = lib.kvmh_populate_many
-_run = lib.kvmh_run
+_run, _run_vcpu, _run_on = lib.kvmh_run, lib.kvmh_run_vcpu, lib.kvmh_run_on
 
 #: Arrays longer than this are cut in a trace; KVM_SET_CPUID2's entries alone would fill a screen.
 _TRACE_ARRAY = 64
@@ -585,6 +585,43 @@ def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
         before={"timeout_ns": timeout_ns},
         after={"exit_reason": int(kvm_run.exit_reason)},
         spent=time.monotonic() - start,
+    )
+    return ret
+
+
+def run_vcpu(vcpu: Any, timeout_ns: int) -> int:
+    """Claim a vCPU (struct kvmh_vcpu *) for this thread and issue KVM_RUN, as run() does.
+
+    1: an IN or OUT, which is in vcpu.io now; the claim is given back. All else leaves it: 0 for
+    another exit, or -errno. KVMH_CLOSED or KVMH_BUSY: it could not be claimed.
+    """
+    if _trace.lists or _trace.file is not None:
+        return _traced_vcpu(_run_vcpu, vcpu, timeout_ns)
+    return _run_vcpu(vcpu, timeout_ns)  # type: ignore[no-any-return]
+
+
+def run_on(vcpu: Any, timeout_ns: int) -> int:
+    """Issue KVM_RUN on a vCPU that run_vcpu() has claimed; returns as that."""
+    if tracing():
+        return _traced_vcpu(_run_on, vcpu, timeout_ns)
+    return int(_run_on(vcpu, timeout_ns))
+
+
+def _traced_vcpu(call: Callable[[Any, int], int], vcpu: Any, timeout_ns: int) -> int:
+    start = time.monotonic()
+    ret = int(call(vcpu, timeout_ns))
+    spent = time.monotonic() - start
+    if ret in (lib.KVMH_CLOSED, lib.KVMH_BUSY):
+        return ret  # nothing was issued
+    reason = lib.KVM_EXIT_IO if ret == 1 else vcpu.run.exit_reason
+    _trace.call(
+        "KVM_RUN",
+        int(vcpu.fd),
+        min(ret, 0),
+        start,
+        before={"timeout_ns": timeout_ns},
+        after={"exit_reason": int(reason)},
+        spent=spent,
     )
     return ret
 

@@ -18,7 +18,7 @@ from kvmharness.kvm.coalesced import VcpuCoalescedCalls
 from kvmharness.kvm.debug import DebugCalls, DebugTry
 from kvmharness.kvm.dirty import VcpuDirtyCalls
 from kvmharness.kvm.events import EventsCalls, EventsTry
-from kvmharness.kvm.exit_reader import exit_of
+from kvmharness.kvm.exit_reader import exit_of, io_exit
 from kvmharness.kvm.exits import AnyExit, InterruptedExit, IoExit, MmioExit
 from kvmharness.kvm.fd import OwnedFd
 from kvmharness.kvm.ffi import ffi, lib
@@ -57,7 +57,6 @@ _RUN_MEANING = {
     errno.EBADF: "the vCPU is closed",
 }
 
-_thread_id = lib.kvmh_thread_id
 
 #: KVM_RUN fails with these and still fills in an exit (KVM_EXIT_MEMORY_FAULT).
 _FAULT_ERRNOS = (errno.EFAULT, EHWPOISON)
@@ -72,6 +71,9 @@ _NO_DEADLINE = 1 << 62
 #: The longest one KVM_RUN lasts. A Ctrl-C that arrives after the interpreter last looked and before
 #: the kernel is entered interrupts nothing: it is seen when the slice ends.
 _SLICE_NS = 250_000_000
+
+#: What ioctl.run_vcpu() returns when it has not claimed the vCPU.
+_NOT_CLAIMED = (lib.KVMH_CLOSED, lib.KVMH_BUSY)
 
 #: A string instruction can exit once for each of its elements.
 _SETTLE_EXITS = 4096
@@ -200,9 +202,11 @@ class Vcpu(
         # Whoever keeps it past close() finds zeros there, and no hole.
         self._kvm_run = self._mapping.pointer("struct kvm_run *")
         self._page = ffi.buffer(self._kvm_run, mmap_size)
-        self._running_in = 0
-        self._kicked = False
-        # Re-entrant: a Python signal handler may kick the vCPU its own thread is running.
+        #: Who runs it, and whether it was kicked: the shim's.
+        self._state = ffi.new("struct kvmh_vcpu *")
+        lib.kvmh_open_vcpu(self._state, fd, self._kvm_run, mmap_size)
+        self._io = ffi.buffer(ffi.addressof(self._state, "io"))
+        # Re-entrant: a Python signal handler may answer an exit while this thread does.
         self._lock = threading.RLock()
 
     @property
@@ -239,23 +243,31 @@ class Vcpu(
         that waits for INIT and SIPI goes on to run when they come.
         """
         left = _NO_DEADLINE if timeout is None else max(int(timeout * 1e9), 1)
-        deadline = time.monotonic_ns() + left
-        self._begin_run()
-        kvm_run = self._kvm_run
+        state = self._state
         try:
-            while True:
-                ret = ioctl.run(self._fd, kvm_run, left if left < _SLICE_NS else _SLICE_NS)
-                if ret >= 0:
-                    return exit_of(kvm_run, self._page)
-                ended = self._ended_early(-ret)
-                if ended is not None:
-                    return ended
-                left = deadline - time.monotonic_ns()
-                if left <= 0:
-                    raise RunTimeout(self._timeout_message(timeout or 0))
-        finally:
-            with self._lock:
-                self._running_in = 0
+            ret = ioctl.run_vcpu(state, left if left < _SLICE_NS else _SLICE_NS)
+            if ret == 1:
+                return io_exit(self._io)
+            if ret not in _NOT_CLAIMED:
+                return self._run_on(ret, timeout, int(state.began) + left)
+        except BaseException:
+            lib.kvmh_release(state)
+            raise
+        raise self._not_claimed(ret)
+
+    def _run_on(self, ret: int, timeout: float | None, deadline: int) -> AnyExit:
+        """Go on after KVM_RUN returned `ret`, until an exit or `deadline`, and end the claim."""
+        state = self._state
+        while ret != 1:
+            ended = exit_of(self._kvm_run, self._page) if ret == 0 else self._ended_early(-ret)
+            if ended is not None:
+                lib.kvmh_release(state)
+                return ended
+            left = deadline - time.monotonic_ns()
+            if left <= 0:
+                raise RunTimeout(self._timeout_message(timeout or 0))
+            ret = ioctl.run_on(state, left if left < _SLICE_NS else _SLICE_NS)
+        return io_exit(self._io)
 
     def run_until(
         self,
@@ -275,7 +287,7 @@ class Vcpu(
         left = _NO_DEADLINE if timeout is None else max(int(timeout * 1e9), 1)
         deadline = time.monotonic_ns() + left
         until = Until(output, pass_over, most)
-        self._begin_run()
+        self._claim()
         kvm_run, size = self._kvm_run, self._mapping.size
         try:
             while not until.done:
@@ -294,8 +306,7 @@ class Vcpu(
                     return until.stretch(None, timed_out=not until.done)
             return until.stretch(None)
         finally:
-            with self._lock:
-                self._running_in = 0
+            lib.kvmh_release(self._state)
 
     def _ended_early(self, number: int) -> AnyExit | None:
         """Say what KVM_RUN's errno comes to: an exit, or None to go on if there is time.
@@ -303,7 +314,8 @@ class Vcpu(
         Raises the KvmError of the others.
         """
         if number in _GO_ON:
-            return InterruptedExit(lib.KVM_EXIT_INTR) if self._take_kick() else None
+            kicked = lib.kvmh_take_kick(self._state)
+            return InterruptedExit(lib.KVM_EXIT_INTR) if kicked else None
         fault = self._kvm_run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT
         if number in _FAULT_ERRNOS and fault:
             return exit_of(self._kvm_run, self._page, number)
@@ -315,7 +327,7 @@ class Vcpu(
         An IN, OUT or MMIO access is completed by the KVM_RUN after its exit: without this,
         registers set in between may be overwritten (Documentation/virt/kvm/api.rst, KVM_RUN).
         """
-        self._begin_run()
+        self._claim()
         try:
             for _ in range(_SETTLE_EXITS):
                 self._kvm_run.immediate_exit = 1
@@ -326,18 +338,12 @@ class Vcpu(
                     raise self._run_failed(-ret)
             raise KernelFault(f"vCPU {self.id} is still inside one instruction's exits")
         finally:
-            with self._lock:
-                self._kvm_run.immediate_exit = int(self._kicked)
-                self._running_in = 0
+            self._kvm_run.immediate_exit = int(self._state.kicked)
+            lib.kvmh_release(self._state)
 
     def kick(self) -> None:
         """Make the vCPU leave KVM_RUN, or its next KVM_RUN return at once, from any thread."""
-        with self._lock:
-            if self.closed:
-                return
-            self._kicked = True
-            # Under the lock: the thread can't end between the look and the signal.
-            lib.kvmh_kick(self._kvm_run, self._running_in)
+        lib.kvmh_kick(self._state)
 
     def complete_io(self, exit_: IoExit | MmioExit, data: bytes) -> None:
         """Give a read its answer: `data` is what the guest's IN or load gets at its next run.
@@ -388,13 +394,14 @@ class Vcpu(
             return
         deadline = time.monotonic() + _LEAVE_SECONDS
         while True:
-            with self._lock:
-                if not self._running_in:
+            running_in = lib.kvmh_close_vcpu(self._state)
+            if not running_in:
+                with self._lock:
                     self._mapping.close()
                     self._close_fd()
-                    return
-                if self._running_in == lib.kvmh_thread_id():
-                    raise HarnessError(f"vCPU {self.id} can't be closed inside its own run()")
+                return
+            if running_in == lib.kvmh_thread_id():
+                raise HarnessError(f"vCPU {self.id} can't be closed inside its own run()")
             # The run page is written to from that thread's signal handler: it has to stay mapped.
             self.kick()
             if time.monotonic() > deadline:
@@ -413,23 +420,19 @@ class Vcpu(
         if self.closed:
             raise HarnessError(f"vCPU {self.id} is closed: its kvm_run is unmapped")
 
-    def _begin_run(self) -> None:
-        with self._lock:
-            if self._fd < 0:
-                meaning = _RUN_MEANING[errno.EBADF]
-                raise KvmError(Result("KVM_RUN", -1, errno.EBADF, meaning=meaning))
-            if self._running_in:
-                raise HarnessError(
-                    f"vCPU {self.id} is being run by thread {self._running_in}: kick it first"
-                )
-            self._running_in = _thread_id()
+    def _claim(self) -> None:
+        """Run the vCPU on this thread from now on; kvmh_release() ends that."""
+        ret = lib.kvmh_claim(self._state)
+        if ret:
+            raise self._not_claimed(ret)
 
-    def _take_kick(self) -> bool:
-        with self._lock:
-            kicked, self._kicked = self._kicked, False
-            if kicked:
-                self._kvm_run.immediate_exit = 0
-            return kicked
+    def _not_claimed(self, ret: int) -> HarnessError:
+        if ret == lib.KVMH_BUSY:
+            return HarnessError(
+                f"vCPU {self.id} is being run by thread {self._state.running_in}: kick it first"
+            )
+        meaning = _RUN_MEANING[errno.EBADF]
+        return KvmError(Result("KVM_RUN", -1, errno.EBADF, meaning=meaning))
 
     def _run_failed(self, number: int) -> KvmError:
         """Make the error of a KVM_RUN that failed: where the guest was, and what that means."""

@@ -123,12 +123,13 @@ def test_every_name_agrees_with_the_compiler(build: ModuleType) -> None:
     assert len(defined) > 600
     assert len(tags) > 100
     assert defined - seen["constants"].keys() == set()
-    shims = set(re.findall(r"^struct (\w+) \{", (CDEFS / "shim_decl.h").read_text(), re.M))
+    shim = (CDEFS / "shim_decl.h").read_text()
+    shims = set(re.findall(r"^struct (\w+) \{", shim, re.M))
     layouts = {name.removeprefix("struct ") for name in seen["layouts"]} - shims
     assert tags - layouts == set()
     # What the fallbacks are made of is all of it, too.
     declared = build.read()
-    assert declared.numbers.keys() == seen["constants"].keys()
+    assert declared.numbers.keys() == seen["constants"].keys() - set(re.findall(r"KVMH_\w+", shim))
     assert declared.structures.keys() | declared.aliases.keys() == {
         name for name in layouts if not name.startswith("__")
     }
