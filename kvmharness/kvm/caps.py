@@ -169,9 +169,11 @@ _names: dict[int, str] = {int(known): known.name for known in Cap}
 
 def check_extension(fd: HasFileno, capability: Cap | int) -> Result[int]:
     """Issue KVM_CHECK_EXTENSION; a trace shows the capability's name."""
-    number = int(capability)
-    name = _names.get(number) or str(number)
-    return ioctl.call(fd.fileno(), "KVM_CHECK_EXTENSION", number, command=name)
+    number = capability if capability.__class__ is int else int(capability)
+    return ioctl.call(fd.fileno(), "KVM_CHECK_EXTENSION", number)
+
+
+ioctl.shown_as["KVM_CHECK_EXTENSION"] = cap_name
 
 
 def enable_cap(

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvmharness.errors import HarnessError, errno_name
 from kvmharness.record import Record
 
 T = TypeVar("T")
 U = TypeVar("U")
+_new = object.__new__
 #: What an errno usually means when it comes from KVM, where strerror() misleads.
 _KVM_MEANING = {
     errno.EINVAL: "KVM refused an argument, or the VM is not in a state that allows this call",
@@ -51,6 +52,15 @@ class Result(Record, Generic[T]):
     fw_error_name: str = ""
     arguments: str = ""
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Give what a field that succeeded() leaves out has by default."""
+            try:
+                return type(self)._defaults[name]
+            except KeyError:
+                raise AttributeError(f"a Result has no {name}") from None
+
     @property
     def ok(self) -> bool:
         """Whether the call succeeded."""
@@ -69,6 +79,10 @@ class Result(Record, Generic[T]):
 
     def with_value(self, value: U) -> Result[U]:
         """Return the same result carrying `value`, which a failed call never has."""
+        if not self.errno and self.fw_error is None:
+            made: Result[U] = succeeded(self.name, self.ret, value)
+            made.written_back = self.written_back
+            return made
         return Result(
             self.name,
             self.ret,
@@ -86,6 +100,20 @@ class Result(Record, Generic[T]):
         if self.fw_error:
             text += f", firmware error {self.fw_error_name or hex(self.fw_error)}"
         return text
+
+
+def succeeded(name: str, ret: int, value: U) -> Result[U]:
+    """Return the Result of a call that returned `ret`, and of which nothing else is known.
+
+    As ``Result(name, ret, 0, value)``, in half the time: most calls end here.
+    """
+    made: Result[U] = _new(Result)
+    made.name = name
+    made.ret = ret
+    made.errno = 0
+    made.value = value
+    made.fw_error = made.written_back = None
+    return made
 
 
 class KvmError(HarnessError, OSError):

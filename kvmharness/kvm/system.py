@@ -25,6 +25,8 @@ V = TypeVar("V", bound=Vm)
 
 _MSR_INDICES = 1024
 
+_new = object.__new__
+
 
 class KvmTry(FeaturesTry):
     """The calls /dev/kvm takes, each giving a Result."""
@@ -117,7 +119,9 @@ class Kvm(FeaturesCalls, OwnedFd):
     @property
     def try_(self) -> KvmTry:
         """The same calls, each giving a Result."""
-        return KvmTry(self)
+        made: KvmTry = _new(KvmTry)  # not called: that would take twice as long
+        made._kvm = self
+        return made
 
     @classmethod
     def open(cls, path: str = "/dev/kvm") -> Kvm:

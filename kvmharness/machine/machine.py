@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,24 @@ class MachineTry(VmTry):
         if result.ok:
             private = bool(attributes & lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
             self._machine.private.set(gpa, size, private=private)
+        return result
+
+    def set_memory_attributes_many(
+        self, ranges: Iterable[tuple[int, int, int]], flags: int = 0
+    ) -> Result[int]:
+        """KVM_SET_MEMORY_ATTRIBUTES (6.8), as ``VmTry.set_memory_attributes_many``.
+
+        The Machine remembers what has become private, as of set_memory_attributes().
+        """
+        given = list(ranges)
+        done = len(given)  # if a signal handler raises, all of them may be
+        try:
+            result = super().set_memory_attributes_many(given, flags)
+            done = result.written_back[0] if result.written_back else 0
+        finally:
+            for gpa, size, attributes in given[:done]:
+                private = bool(attributes & lib.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+                self._machine.private.set(gpa, size, private=private)
         return result
 
     @property
@@ -135,6 +154,7 @@ class Machine(Vm):
             self._owned.callback(thing.close)
 
     set_memory_attributes = raising(MachineTry.set_memory_attributes)
+    set_memory_attributes_many = raising(MachineTry.set_memory_attributes_many)
 
     def slot_at(self, gpa: int, size: int = 1) -> Slot:
         """Return the slot that holds `size` bytes from `gpa`; ValueError if none does."""

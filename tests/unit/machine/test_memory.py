@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,21 @@ def test_what_the_kernel_refused_did_not_happen(machine: Machine, answer: Answer
     machine.try_.set_memory_attributes(0x1000, PAGE, 0)
     with pytest.raises(PrivateMemory):
         machine.read(0x1000, 1)
+
+
+def test_of_many_ranges_those_that_were_set_are_private(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two(fd: int, request: int, structs: Any, size: int, n: int, count: int, done: Any) -> int:
+        done[0] = 2
+        return -errno.EINVAL
+
+    monkeypatch.setattr(ioctl, "_ioctl_many", two)
+    ranges = [(0x1000, PAGE, PRIVATE), (0x8000, PAGE, 0), (0x2000, PAGE, PRIVATE)]
+    assert machine.try_.set_memory_attributes_many(ranges).written_back == (2,)
+    assert machine.read(0x2000, PAGE) == bytes(PAGE)
+    with pytest.raises(PrivateMemory):
+        machine.read(0x1000, PAGE)
 
 
 def test_an_attribute_that_is_not_private_makes_nothing_private(machine: Machine) -> None:
