@@ -332,7 +332,7 @@ struct kvmh_vcpu {
 	int fd; /* -1: closed */
 	int running_in;
 	int kicked;
-	int64_t began;
+	int64_t deadline;
 	struct kvmh_io io;
 	pthread_mutex_t lock;
 };
@@ -442,17 +442,28 @@ static int64_t kvmh_run_on(struct kvmh_vcpu *vcpu, int64_t timeout_ns)
 	return 1;
 }
 
-/* kvmh_claim(), and kvmh_run_on(). */
-static int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, int64_t timeout_ns)
+/*
+ * kvmh_claim(), and kvmh_run_on() for a slice of what there is. A century is for ever, and so is more.
+ *
+ * The longest one KVM_RUN lasts is a slice: a Ctrl-C that arrives after the interpreter last looked and
+ * before the kernel is entered interrupts nothing, and is seen when the slice ends.
+ */
+#define KVMH_SLICE_NS 250000000L
+#define KVMH_FOREVER 3.2e9
+
+static int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, double seconds)
 {
+	int64_t timeout_ns = INT64_MAX / 2;
 	struct timespec now;
 	int r = kvmh_claim(vcpu);
 
 	if (r)
 		return r;
+	if (!(seconds >= KVMH_FOREVER)) /* no number is no time at all */
+		timeout_ns = seconds > 1e-9 ? (int64_t)(seconds * 1e9) : 1;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	vcpu->began = now.tv_sec * 1000000000L + now.tv_nsec;
-	return kvmh_run_on(vcpu, timeout_ns);
+	vcpu->deadline = now.tv_sec * 1000000000L + now.tv_nsec + timeout_ns;
+	return kvmh_run_on(vcpu, timeout_ns < KVMH_SLICE_NS ? timeout_ns : KVMH_SLICE_NS);
 }
 
 /* ------------------------------------------------------------------ guarded copies

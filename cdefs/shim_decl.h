@@ -40,7 +40,7 @@ struct kvmh_vcpu {
 	int fd;
 	int running_in;		/* the thread that runs it, 0 for none */
 	int kicked;
-	int64_t began;		/* CLOCK_MONOTONIC, in nanoseconds: when it was last claimed to run */
+	int64_t deadline;	/* of the run that kvmh_run_vcpu() began: CLOCK_MONOTONIC, nanoseconds */
 	struct kvmh_io io;	/* the last IN or OUT */
 	...;
 };
@@ -51,7 +51,7 @@ void kvmh_release(struct kvmh_vcpu *vcpu);
 void kvmh_kick(struct kvmh_vcpu *vcpu);
 int kvmh_take_kick(struct kvmh_vcpu *vcpu);
 int kvmh_close_vcpu(struct kvmh_vcpu *vcpu);
-int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, int64_t timeout_ns);
+int64_t kvmh_run_vcpu(struct kvmh_vcpu *vcpu, double seconds);
 int64_t kvmh_run_on(struct kvmh_vcpu *vcpu, int64_t timeout_ns);
 
 struct kvmh_copy {

@@ -321,10 +321,6 @@ class _Trace:
         self.lock = threading.Lock()
         self.start = time.monotonic()
 
-    def changed(self) -> None:
-        """Look anew whether there is any."""
-        self.on = bool(self.lists) or self.file is not None
-
     def call(
         self,
         name: str,
@@ -367,6 +363,14 @@ class _Trace:
 
 _trace = _Trace()
 
+
+def _look() -> None:
+    """Note whether anybody traces."""
+    global run_vcpu
+    _trace.on = bool(_trace.lists) or _trace.file is not None
+    run_vcpu = _traced_run_vcpu if _trace.on else _run_vcpu
+
+
 #: By ioctl: what a trace calls the number it takes, beside the ioctl's own name.
 shown_as: dict[str, Callable[[int], str]] = {}
 
@@ -381,7 +385,7 @@ def open_trace(path: str | os.PathLike[str]) -> None:
         _trace.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close_trace)
     except OSError as error:
         raise UsageError(f"can't write the trace to {path}: {error.strerror}") from None
-    _trace.changed()
+    _look()
 
 
 def close_trace() -> None:
@@ -391,7 +395,7 @@ def close_trace() -> None:
         if _trace.file is not None:
             _trace.file.close()
             _trace.file = None
-    _trace.changed()
+    _look()
 
 
 @contextmanager
@@ -402,17 +406,13 @@ def recording(limit: int | None = None) -> Iterator[list[dict[str, Any]]]:
     """
     entries: list[dict[str, Any]] = _Recent(limit) if limit else []
     _trace.lists.append(entries)
-    _trace.changed()
+    _look()
     try:
         yield entries
     finally:
         # By identity: two recordings with equal contents are still two.
         _trace.lists[:] = [kept for kept in _trace.lists if kept is not entries]
-        _trace.changed()
-
-
-if os.environ.get("KVMHARNESS_TRACE"):
-    open_trace(os.environ["KVMHARNESS_TRACE"])
+        _look()
 
 
 # ------------------------------------------------------------------ the calls
@@ -605,27 +605,32 @@ def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
     return ret
 
 
-def run_vcpu(vcpu: Any, timeout_ns: int) -> int:
-    """Claim a vCPU (struct kvmh_vcpu *) for this thread and issue KVM_RUN, as run() does.
+#: kvmh_run_vcpu()'s.
+_SLICE_SECONDS = 0.25
 
-    1: an IN or OUT, which is in vcpu.io now; the claim is given back. All else leaves it: 0 for
-    another exit, or -errno. KVMH_CLOSED or KVMH_BUSY: it could not be claimed.
-    """
-    if _trace.on:
-        return _traced_vcpu(_run_vcpu, vcpu, timeout_ns)
-    return _run_vcpu(vcpu, timeout_ns)  # type: ignore[no-any-return]
+
+def _traced_run_vcpu(vcpu: Any, seconds: float) -> int:
+    first = round(min(_SLICE_SECONDS, seconds) * 1e9)
+    return _traced_vcpu(_run_vcpu, vcpu, seconds, {"timeout_ns": first})
+
+
+#: Claim a vCPU (struct kvmh_vcpu *) for this thread and issue KVM_RUN, with a deadline in seconds.
+#: 1: an IN or OUT, which is in vcpu.io now; the claim is given back. All else leaves it: 0 for
+#: another exit, or -errno. KVMH_CLOSED or KVMH_BUSY: it could not be claimed. It is the shim's own
+#: function unless somebody traces: the instructions that follow an exit are the slow ones.
+run_vcpu: Callable[[Any, float], int] = _run_vcpu
 
 
 def run_on(vcpu: Any, timeout_ns: int) -> int:
     """Issue KVM_RUN on a vCPU that run_vcpu() has claimed; returns as that."""
-    if tracing():
-        return _traced_vcpu(_run_on, vcpu, timeout_ns)
+    if _trace.on:
+        return _traced_vcpu(_run_on, vcpu, timeout_ns, {"timeout_ns": timeout_ns})
     return int(_run_on(vcpu, timeout_ns))
 
 
-def _traced_vcpu(call: Callable[[Any, int], int], vcpu: Any, timeout_ns: int) -> int:
+def _traced_vcpu(call: Callable[[Any, Any], int], vcpu: Any, limit: float, before: Any) -> int:
     start = time.monotonic()
-    ret = int(call(vcpu, timeout_ns))
+    ret = int(call(vcpu, limit))
     spent = time.monotonic() - start
     if ret in (lib.KVMH_CLOSED, lib.KVMH_BUSY):
         return ret  # nothing was issued
@@ -635,7 +640,7 @@ def _traced_vcpu(call: Callable[[Any, int], int], vcpu: Any, timeout_ns: int) ->
         int(vcpu.fd),
         min(ret, 0),
         start,
-        before={"timeout_ns": timeout_ns},
+        before=before,
         after={"exit_reason": int(reason)},
         spent=spent,
     )
@@ -681,3 +686,7 @@ def system_call(name: str, ret: int, **arguments: Any) -> Result[int]:
         fd = arguments.pop("fd", None)
         _trace.call(name, fd, ret, time.monotonic(), before=arguments)
     return result
+
+
+if os.environ.get("KVMHARNESS_TRACE"):
+    open_trace(os.environ["KVMHARNESS_TRACE"])

@@ -67,6 +67,7 @@ _GO_ON = (errno.EINTR, errno.ETIME, errno.EAGAIN)
 
 #: Nanoseconds from now that never come.
 _NO_DEADLINE = 1 << 62
+_FOREVER = float("inf")
 
 #: The longest one KVM_RUN lasts. A Ctrl-C that arrives after the interpreter last looked and before
 #: the kernel is entered interrupts nothing: it is seen when the slice ends.
@@ -246,28 +247,27 @@ class Vcpu(
         ends it as InterruptedExit; a Python signal handler runs, and may raise, in between. A vCPU
         that waits for INIT and SIPI goes on to run when they come.
         """
-        left = _NO_DEADLINE if timeout is None else max(int(timeout * 1e9), 1)
         state = self._state
         try:
-            ret = ioctl.run_vcpu(state, left if left < _SLICE_NS else _SLICE_NS)
+            ret = ioctl.run_vcpu(state, _FOREVER if timeout is None else timeout)
             if ret == 1:
                 return io_exit(self._io)
             if ret not in _NOT_CLAIMED:
-                return self._run_on(ret, timeout, int(state.began) + left)
+                return self._run_on(ret, timeout)
         except BaseException:
             lib.kvmh_release(state)
             raise
         raise self._not_claimed(ret)
 
-    def _run_on(self, ret: int, timeout: float | None, deadline: int) -> AnyExit:
-        """Go on after KVM_RUN returned `ret`, until an exit or `deadline`, and end the claim."""
+    def _run_on(self, ret: int, timeout: float | None) -> AnyExit:
+        """Go on after KVM_RUN returned `ret`, until an exit or the deadline, and end the claim."""
         state = self._state
         while ret != 1:
             ended = exit_of(self._kvm_run, self._page) if ret == 0 else self._ended_early(-ret)
             if ended is not None:
                 lib.kvmh_release(state)
                 return ended
-            left = deadline - time.monotonic_ns()
+            left = int(state.deadline) - time.monotonic_ns()
             if left <= 0:
                 raise RunTimeout(self._timeout_message(timeout or 0))
             ret = ioctl.run_on(state, left if left < _SLICE_NS else _SLICE_NS)

@@ -55,9 +55,10 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, run: Callable[[int, Any, int], int
     def run_on(state: Any, timeout_ns: int) -> int:
         return run(state.fd, state.run, timeout_ns)
 
-    def run_vcpu(state: Any, timeout_ns: int) -> int:
-        state.began = time.monotonic_ns()
-        return lib.kvmh_claim(state) or run_on(state, timeout_ns)
+    def run_vcpu(state: Any, seconds: float) -> int:
+        left = int(min(seconds, 3.2e9) * 1e9)
+        state.deadline = time.monotonic_ns() + left
+        return lib.kvmh_claim(state) or run_on(state, min(left, 250_000_000))
 
     monkeypatch.setattr(ioctl, "run", run)
     monkeypatch.setattr(ioctl, "run_on", run_on)
@@ -364,6 +365,28 @@ def test_settling_keeps_a_kick_for_the_next_run(vcpu: Vcpu, steps: list[Step]) -
 def test_the_real_ioctl_on_a_file_that_is_no_vcpu(vcpu: Vcpu) -> None:
     with pytest.raises(KvmError, match="KVM_RUN failed: ENOTTY"):
         vcpu.run(5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        (0.5, 500_000_000),
+        (0, 1),
+        (-1, 1),
+        (float("nan"), 1),
+        (1e9, 10**18),
+        (1e300, 2**62 - 1),
+        (float("inf"), 2**62 - 1),
+    ],
+)
+def test_the_shim_counts_the_deadline_from_its_own_clock(
+    vcpu: Vcpu, seconds: float, left: int
+) -> None:
+    before = time.monotonic_ns()
+    assert lib.kvmh_run_vcpu(vcpu._state, seconds) == -errno.ENOTTY
+    after = time.monotonic_ns()
+    lib.kvmh_release(vcpu._state)
+    assert before + left <= vcpu._state.deadline <= after + left
 
 
 def test_no_timer_is_left_behind(vcpu: Vcpu) -> None:
