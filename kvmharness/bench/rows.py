@@ -59,15 +59,15 @@ def every_row(kvm: Kvm, stack: ExitStack) -> list[Row]:
     second = stack.enter_context(vm.create_vcpu(1))
     enter(second, Mode.REAL, 0x1000)
     return [
-        Row("ioctl.try", "KVM_CHECK_EXTENSION, try_", 3, "i", 10_000, _check_tried(kvm)),
-        Row("ioctl", "KVM_CHECK_EXTENSION, raising", 2.5, "i", 10_000, _check(kvm)),
-        Row("regs.try", "KVM_GET_REGS, try_", 3, "r", 5_000, _regs_tried(vcpu)),
-        Row("regs", "KVM_GET_REGS, raising", 2.5, "r", 5_000, _regs(vcpu)),
-        Row("slots", "a memslot made and deleted: two ioctls", 1.25, "s", 100, _slots(vm, memory)),
-        Row("slots.many", "the same in one churn_memslot", 1.05, "s", 200, _churn(vm, memory)),
+        Row("ioctl.try", "KVM_CHECK_EXTENSION, try_", 3, "i", 1_000, _check_tried(kvm)),
+        Row("ioctl", "KVM_CHECK_EXTENSION, raising", 2.5, "i", 1_000, _check(kvm)),
+        Row("regs.try", "KVM_GET_REGS, try_", 3, "r", 200, _regs_tried(vcpu)),
+        Row("regs", "KVM_GET_REGS, raising", 2.5, "r", 200, _regs(vcpu)),
+        Row("slots", "a memslot made and deleted: two ioctls", 1.25, "s", 20, _slots(vm, memory)),
+        Row("slots.many", "the same in one churn_memslot", 1.05, "s", 40, _churn(vm, memory)),
         *_attributes(kvm, stack),
-        Row("exit", "KVM_RUN to a PIO exit (C: no deadline)", 1.25, "e", 2_000, _exits(vcpu)),
-        Row("until", "the same exits, in run_until", 1.03, "e", 2_000, _stretch(vcpu)),
+        Row("exit", "KVM_RUN to a PIO exit (C: no deadline)", 1.25, "e", 300, _exits(vcpu)),
+        Row("until", "the same exits, in run_until", 1.03, "e", 500, _stretch(vcpu)),
         Row(
             "until.two",
             "two vCPUs in run_until on two threads",
@@ -219,7 +219,7 @@ def _copies(name: str, text: str, target: Mapping) -> list[Row]:
     """Return the rows of a copy, by size."""
     rows = []
     for size, label in ((4096, "4K"), (64 << 10, "64K"), (1 << 20, "1M"), (MOST, "64M")):
-        count = max(min(2_000, (16 << 20) // size), 1)
+        count = max(min(500, (4 << 20) // size), 1)
         run = {"write": _writing, "read": _reading, "read_into": _reading_into}[name](target, size)
         goal = 1.3 if size == 4096 else 1.02
         rows.append(Row(f"{name}.{label}", f"{text}, {label}iB", goal, "c", count, run, size))

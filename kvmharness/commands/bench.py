@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(short_help="How fast it is, beside C in the same run.")
 @click.argument("rows", nargs=-1, metavar="[ROW]...")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each side."
+    "--rounds", type=click.IntRange(1), default=41, show_default=True, help="Turns of each side."
 )
 @click.option(
     "--json",

@@ -12,6 +12,7 @@ binding. What does not fit a field is an error here; what it says is the kernel'
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence
+from operator import attrgetter
 from typing import Any, Generic, Self, TypeVar, dataclass_transform, overload
 
 from kvmharness.kvm import ioctl
@@ -56,6 +57,19 @@ def _property(name: str, inside: type[Struct] | None) -> property:
                 setattr(self.pointer, name, value)
 
     return property(read, write)
+
+
+def _number(name: str) -> property:
+    """Return the property of a field that is a number: most are, and nothing need be looked at."""
+
+    def write(self: Struct, value: Any) -> None:
+        try:
+            setattr(self.pointer, name, value)
+        except (OverflowError, TypeError) as error:
+            kind = type(self).kind or type(self).__name__
+            raise type(error)(f"{kind}.{name}: {error}") from None
+
+    return property(attrgetter(f"pointer.{name}"), write)
 
 
 def _get(name: str, data: Any, owner: Any, inside: type[Struct] | None) -> Any:
@@ -202,12 +216,14 @@ class StructType(type):
         cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], kind: str = ""
     ) -> StructType:
         fields = {}
-        for field in namespace.get("__annotations__", {}):
+        properties = {}
+        for field, annotation in namespace.get("__annotations__", {}).items():
             given = namespace.pop(field, None)
-            fields[field] = given if isinstance(given, _Field) else _Field()
+            fields[field] = what = given if isinstance(given, _Field) else _Field()
+            number = annotation in ("int", int)
+            properties[field] = _number(field) if number else _property(field, what.inside)
         namespace.setdefault("__slots__", ())  # no field by a name that is misspelt
-        for field, what in fields.items():
-            namespace[field] = _property(field, what.inside)
+        namespace.update(properties)
         made = super().__new__(cls, name, bases, namespace)
         made.fields = fields
         made.kind = kind

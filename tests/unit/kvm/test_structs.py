@@ -195,3 +195,12 @@ def test_an_xsave_area_is_bytes_and_copies() -> None:
         other.set_xmm(3, b"x" * 16)
         assert (other.xmm(3), xsave.xmm(3)) == (b"x" * 16, bytes(range(208, 224)))
         assert other != xsave
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_said_to_be_a_number_is_one(kind: type[Struct]) -> None:
+    """It is read without a look at what the binding gives."""
+    made = kind()
+    for name, annotation in kind.__annotations__.items():
+        if annotation == "int":
+            assert isinstance(getattr(made, name), int), name
