@@ -87,7 +87,7 @@ def every_row(kvm: Kvm, stack: ExitStack) -> list[Row]:
         Row("vm", "a VM with a vCPU: made, one exit, closed", 1.05, "v", 10, _vms(kvm, memory)),
         *_copies("write", "guarded write", target),
         *_copies("read_into", "guarded read, into a buffer", target),
-        *_copies("read", "guarded read, into new bytes", target),
+        *_copies("read", "guarded read, into new bytes (C: a buffer it has)", target),
     ]
 
 

@@ -24,7 +24,7 @@ Started = Sequence[tuple[Start, list[float]]]
 
 
 def as_json(measured: Measured, started: Started, no_c: str) -> dict[str, Any]:
-    """Return all figures: nanoseconds of each turn, milliseconds of each start, ratios to C.
+    """Return all figures: nanoseconds of each turn, processor time of each start, ratios to C.
 
     `no_c` says why there is no C, if so: the ratios are then null.
     """
@@ -84,7 +84,7 @@ def _rows(measured: Measured) -> Table:
 
 
 def _starts(started: Started) -> Table:
-    table = Table(title="milliseconds", title_justify="left")
+    table = Table(title="milliseconds of processor time", title_justify="left")
     for title in ("row", "what", "fastest", "median", "goal"):
         table.add_column(title, justify="left" if title in ("row", "what") else "right")
     for start, times in started:
