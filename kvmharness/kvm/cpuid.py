@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 from kvmharness.kvm import ioctl
 from kvmharness.kvm.fd import HasFileno
 from kvmharness.kvm.ffi import ffi
+from kvmharness.kvm.fields import any_bytes
 from kvmharness.kvm.result import Result
 from kvmharness.record import Record
 
@@ -75,7 +76,7 @@ class Cpuid(MutableSequence[CpuidEntry]):
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
         """Make one of a struct kvm_cpuid2's bytes. ValueError if nent is not what follows."""
-        given = bytes(data)
+        given = any_bytes("data", data)  # bytes() of a number is as many zeros
         entries, rest = divmod(len(given) - _HEADER.size, _ENTRY.size)
         if entries < 0 or rest:
             raise ValueError(f"{len(given)} bytes are no struct kvm_cpuid2 of whole entries")

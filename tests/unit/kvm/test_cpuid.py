@@ -82,3 +82,8 @@ def test_an_entry_shows_what_is_not_zero() -> None:
     assert repr(CpuidEntry(0x8000_0008, eax=0x3028)) == "CpuidEntry(0x80000008, eax=0x3028)"
     assert repr(Cpuid([CpuidEntry(7, 1)])) == "Cpuid([CpuidEntry(0x7, index=0x1)])"
     assert eval(repr(Cpuid(LEAVES))) == LEAVES
+
+
+def test_a_number_is_no_bytes() -> None:
+    with pytest.raises(TypeError, match="data: bytes are required, not int"):
+        Cpuid.from_bytes(1 << 60)  # type: ignore[arg-type]
