@@ -372,6 +372,11 @@ def _public(kind: type) -> list[str]:
     return _PUBLIC[kind]
 
 
+def _read_exit(run: Any, errno: int) -> Any:
+    """Leave out the size: how much is mapped from there is the caller's word."""
+    return read_exit(run, errno)
+
+
 #: Raw by name, or about files and not about the binding.
 _LEFT_OUT = {"raw_command", "open", "file"}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -384,7 +389,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mappings_in": mapping.mappings_in,
     "guarded_read": mapping.guarded_read,
     "guarded_write": mapping.guarded_write,
-    "read_exit": read_exit,
+    "read_exit": _read_exit,
     "packed_entries": packed_entries,
     "cpuid_from_bytes": Cpuid.from_bytes,
 }
