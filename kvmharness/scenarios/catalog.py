@@ -14,7 +14,7 @@ _SHARED = ("populate", "populate_ranges", "populate_races")
 _HOMES = {
     VmType.DEFAULT: ("guest_memfd",),
     VmType.SNP: (*_SHARED, "snp", "snp_given", "snp_failures", "snp_pointers"),
-    VmType.TDX: (*_SHARED, "tdx"),
+    VmType.TDX: (*_SHARED, "tdx", "tdx_given", "tdx_failures", "tdx_pointers"),
 }
 
 

@@ -28,11 +28,11 @@ def placed(data: bytes, how: str) -> Iterator[int]:
         yield _NOWHERE
         return
     whole = -(-len(data) // PAGE_SIZE) * PAGE_SIZE
-    with map_memory(whole + PAGE_SIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS) as memory:
+    with map_memory(2 * whole, flags=MAP_PRIVATE | MAP_ANONYMOUS) as memory:
         start = whole - len(data) // 2 if how == HALF else 0
         memory.write(start, data)
         if how == HALF:
-            memory.protect(PROT_NONE, whole, PAGE_SIZE)
+            memory.protect(PROT_NONE, whole, whole)
         else:
             memory.protect(PROT_READ)
         yield memory.address + start

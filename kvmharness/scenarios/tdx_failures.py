@@ -68,7 +68,7 @@ def _undo(label: str, undo: Seamcall, after: int = 0) -> list[_Case]:
     """INIT_VM fails at its last step, and one of those that take back what came before."""
     first = Failure(Seamcall.MNG_INIT, _FAILED)
     return [
-        _Case("init_vm", f"mng_init_and_{label}", how, (first, Failure(undo, status, after)))
+        _Case("init_vm", label, how, (first, Failure(undo, status, after)))
         for how, status in (("failed", _FAILED), ("busy", _BUSY))
     ]
 
@@ -82,12 +82,12 @@ _CASES: tuple[_Case, ...] = (
     *_leaf("init_vm", "mng_init", Seamcall.MNG_INIT),
     *_leaf("init_vm", "mng_rd", Seamcall.MNG_RD),
     *_leaf("init_vm", "mng_rd_2", Seamcall.MNG_RD, 1),
-    *_undo("vpflushdone", Seamcall.MNG_VPFLUSHDONE),
-    *_undo("cache_wb", Seamcall.PHYMEM_CACHE_WB),
-    *_undo("key_freeid", Seamcall.MNG_KEY_FREEID),
-    *_undo("reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
-    *_undo("reclaim_tdr", Seamcall.PHYMEM_PAGE_RECLAIM, 6),
-    *_undo("wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
+    *_undo("mng_init_and_vpflushdone", Seamcall.MNG_VPFLUSHDONE),
+    *_undo("mng_init_and_cache_wb", Seamcall.PHYMEM_CACHE_WB),
+    *_undo("mng_init_and_key_freeid", Seamcall.MNG_KEY_FREEID),
+    *_undo("mng_init_and_reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
+    *_undo("mng_init_and_reclaim_tdr", Seamcall.PHYMEM_PAGE_RECLAIM, 6),
+    *_undo("mng_init_and_wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
     *_leaf("init_vcpu", "vp_create", Seamcall.VP_CREATE),
     *_leaf("init_vcpu", "vp_addcx", Seamcall.VP_ADDCX),
     *_leaf("init_vcpu", "vp_addcx_3", Seamcall.VP_ADDCX, 2),
@@ -121,8 +121,8 @@ _CASES: tuple[_Case, ...] = (
     *_leaf("close", "cache_wb", Seamcall.PHYMEM_CACHE_WB),
     _one("close", "cache_wb", "interrupted", Seamcall.PHYMEM_CACHE_WB, _INTERRUPTED, times=3),
     *_leaf("close", "key_freeid", Seamcall.MNG_KEY_FREEID),
-    *_leaf("close", "reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
-    *_leaf("close", "reclaim_3", Seamcall.PHYMEM_PAGE_RECLAIM, 2),
+    *_leaf("close", "page_reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
+    *_leaf("close", "page_reclaim_3", Seamcall.PHYMEM_PAGE_RECLAIM, 2),
     *_leaf("close", "wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
 )
 

@@ -157,6 +157,6 @@ def _populate(bench: TdxBench, machine: Machine) -> None:
     bench.populate(5, 1, source.address + 5 * PAGE_SIZE)
 
 
-@tdx_scenario("tdx.given.pages", "pages measured and not, from contents of their own", "standin")
+@tdx_scenario("tdx.given.region", "pages measured and not, from contents of their own", "standin")
 def _given_pages(bench: TdxBench) -> None:
     _populate(bench, bench.make_ready())

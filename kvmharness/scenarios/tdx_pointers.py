@@ -36,7 +36,7 @@ class _Command:
 
     @property
     def number(self) -> int:
-        return int(getattr(lib, f"KVM_TDX_{self.name}"))
+        return int(getattr(lib, f"KVM_TDX_{self.name.upper()}"))
 
     def issue(self, parameters: int) -> Result[int]:
         """With the parameters at this address."""
@@ -58,10 +58,10 @@ class _Command:
 
 def _ready(bench: TdxBench, stage: str) -> tuple[Machine, _Command]:
     """A TD that takes `stage`, and that command."""
-    if stage in ("CAPABILITIES", "INIT_VM"):
+    if stage in ("capabilities", "init_vm"):
         machine = bench.make(initialized=False, vcpus=0)
         machine.enable_split_irqchip()
-        if stage == "CAPABILITIES":
+        if stage == "capabilities":
             size = ffi.sizeof("struct kvm_tdx_capabilities") + 64 * 40
             data = bytearray(size)
             offset = ffi.offsetof("struct kvm_tdx_capabilities", "cpuid")
@@ -70,15 +70,15 @@ def _ready(bench: TdxBench, stage: str) -> tuple[Machine, _Command]:
         return machine, _Command(stage, machine.fileno(), _init_vm(bench, machine))
     machine = bench.make()
     vcpu = machine.vcpus[0].fileno()
-    if stage == "INIT_VCPU":
+    if stage == "init_vcpu":
         return machine, _Command(stage, vcpu, b"", value=0x1234)
     machine.set_private(0, _PAGES * PAGE_SIZE)
-    if stage == "GET_CPUID":
+    if stage == "get_cpuid":
         data = bytearray(8 + 40 * _ENTRIES)
         data[:4] = _ENTRIES.to_bytes(4, "little")
         return machine, _Command(stage, vcpu, bytes(data))
     machine.tdx_vcpu().init_vcpu()
-    if stage == "FINALIZE_VM":
+    if stage == "finalize_vm":
         return machine, _Command(stage, machine.fileno(), b"", value=0)
     region = make(
         "struct kvm_tdx_init_mem_region *",
@@ -103,11 +103,11 @@ def _try(bench: TdxBench, stage: str, what: str, how: str) -> None:
     else:
         with placed(command.parameters, how) as address:
             result = command.issue(address)
-    bench.step(f"{stage}, {what} {how}", result)
-    bench.fact("pages of the TD", (tdx_standin.page_counts() or {}).get("pages_reg", 0))
+    bench.step(f"{stage.upper()}, {what} {how}", result)
+    bench.fact("pages of the TD", (tdx_standin.page_counts() or {}).get("reg", 0))
     keys = (tdx_standin.page_counts() or {}).get("keyids", 0)
     bench.fact("keys in use", keys)
-    bench.step(f"{stage} again", _again(machine, command))
+    bench.step(f"{stage.upper()} again", _again(machine, command))
 
 
 def _again(machine: Machine, command: _Command) -> Result[int]:
@@ -120,12 +120,12 @@ def _again(machine: Machine, command: _Command) -> Result[int]:
 
 
 _STAGES: dict[str, tuple[str, ...]] = {
-    "CAPABILITIES": ("struct", "command"),
-    "INIT_VM": ("struct", "command"),
-    "INIT_VCPU": ("command",),
-    "GET_CPUID": ("struct", "command"),
-    "INIT_MEM_REGION": ("struct", "command"),
-    "FINALIZE_VM": ("command",),
+    "capabilities": ("struct", "command"),
+    "init_vm": ("struct", "command"),
+    "init_vcpu": ("command",),
+    "get_cpuid": ("struct", "command"),
+    "init_mem_region": ("struct", "command"),
+    "finalize_vm": ("command",),
 }
 _WHERE = {BAD: "is not there", HALF: "ends too early", READONLY: "can't be written"}
 
@@ -133,8 +133,8 @@ _WHERE = {BAD: "is not there", HALF: "ends too early", READONLY: "can't be writt
 def _declare(stage: str, what: str, how: str) -> Callable[[TdxBench], None]:
     shown = {"struct": "parameters", "command": "command itself"}[what]
     return tdx_scenario(
-        f"tdx.pointer.{stage.lower()}_{what}_{how}",
-        f"{stage}: the {shown} {_WHERE[how]}",
+        f"tdx.pointer.{stage}_{what}_{how}",
+        f"{stage.upper()}: the {shown} {_WHERE[how]}",
         "standin",
     )(functools.partial(_try, stage=stage, what=what, how=how))
 
@@ -142,4 +142,6 @@ def _declare(stage: str, what: str, how: str) -> Callable[[TdxBench], None]:
 for _stage, _parts in _STAGES.items():
     for _what in _parts:
         for _how in _WHERE:
-            _declare(_stage, _what, _how)
+            # Half of the room for a CPUID is room enough.
+            if (_stage, _what, _how) != ("get_cpuid", "struct", HALF):
+                _declare(_stage, _what, _how)
