@@ -179,6 +179,12 @@ def shell(
     show_default=True,
     help="Seconds for the command, from when it starts.",
 )
+@click.option(
+    "--keep-vmcore",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Keep the host's memory in DIR when its kernel panics or hangs.",
+)
 @bisect.options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -191,6 +197,7 @@ def run(
     module_options: tuple[str, ...],
     append: str,
     timeout: float,
+    keep_vmcore: Path | None,
     bisect_: bool,
     build: str | None,
     command: tuple[str, ...],
@@ -217,6 +224,7 @@ def run(
             memory=memory,
             writable=shares,
             append=append,
+            keep_vmcore=keep_vmcore,
         )
         _tell(result)
         return result

@@ -109,6 +109,18 @@ class _PassThrough(click.Command):
     help="End a test process that says nothing for so long.  [default: twice --deadline, and 60]",
 )
 @click.option(
+    "--after",
+    multiple=True,
+    metavar="COMMAND",
+    help="Run a shell command on the host once the suite has ended, and show it. Repeatable.",
+)
+@click.option(
+    "--keep-vmcore",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Keep an emulated host's memory in DIR when its kernel panics or hangs.",
+)
+@click.option(
     "--smp",
     type=click.IntRange(min=1),
     metavar="N",
@@ -154,6 +166,8 @@ def run(
     timeout: float,
     deadline: float,
     silence: float | None,
+    after: tuple[str, ...],
+    keep_vmcore: Path | None,
     smp: int | None,
     modules: tuple[str, ...],
     module_options: tuple[str, ...],
@@ -183,10 +197,13 @@ def run(
         timeout=timeout,
         deadline=deadline,
         silence=silence,
+        after=after,
         pytest_args=ctx.meta.get("pytest_args", ()),
         environment={"KVMHARNESS_CONTRACT": contract} if contract else {},
     )
-    places = list(_places(hosts, kernels, smp, modules, module_options, kernel_coverage))
+    places = list(
+        _places(hosts, kernels, smp, modules, module_options, kernel_coverage, keep_vmcore)
+    )
     coverage = _coverage(kernel_coverage)
     with ExitStack() as files:
         wanted = {"ktap": ktap, "junit": junit, "json": json_, "kcidb": kcidb}
@@ -242,6 +259,7 @@ class _Place:
     smp: int | None = None
     modules: tuple[str, ...] = ()
     module_options: tuple[str, ...] = ()
+    keep_vmcore: Path | None = None
 
 
 def _places(
@@ -251,6 +269,7 @@ def _places(
     modules: tuple[str, ...],
     module_options: Sequence[str],
     kernel_coverage: Path | None,
+    keep_vmcore: Path | None,
 ) -> Iterator[_Place]:
     from kvmharness.kernels.module_options import parse
     from kvmharness.kernels.own_modules import parse as parse_modules
@@ -270,6 +289,7 @@ def _places(
         "--module": modules,
         "--module-option": options,
         "--kernel-coverage": kernel_coverage,
+        "--keep-vmcore": keep_vmcore,
     }
     for option, given in emulated_only.items():
         if given and wanted == [host_kinds.NATIVE]:
@@ -280,7 +300,7 @@ def _places(
             yield _Place(kind)
         else:
             for kernel in kernels or (host_kinds.DEFAULT_KERNEL,):
-                yield _Place(kind, kernel, smp, modules, options)
+                yield _Place(kind, kernel, smp, modules, options, keep_vmcore)
 
 
 def _coverage(directory: Path | None) -> KernelCoverage | None:
@@ -360,7 +380,7 @@ def _host(place: _Place, coverage: KernelCoverage | None) -> tuple[Host, labels.
 
     host = EmulatedHost.prepare(place.kind, place.kernel or "")
     host = host.with_modules(place.modules).with_module_options(place.module_options)
-    runs = WithProcessors(host, place.smp)
+    runs = WithProcessors(host, place.smp, place.keep_vmcore)
     return (runs if coverage is None else coverage.watch(host, runs)), host.label
 
 

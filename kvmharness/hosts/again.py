@@ -19,7 +19,7 @@ from kvmharness import progress
 from kvmharness.errors import HarnessError
 from kvmharness.hosts.host import Again
 from kvmharness.hosts.supervise import CRASHES
-from kvmharness.hosts.virtual_machine import ORDERS, Share, VirtualMachine, option
+from kvmharness.hosts.virtual_machine import CHANNELS, ORDERS, Share, VirtualMachine, option
 from kvmharness.kernels import cache
 
 #: How many failed runs are kept, the newest; one takes about 9 MB. A suite whose tests crash boots
@@ -52,14 +52,15 @@ def keep(
             argv = replace(machine, shares=shares).argv(
                 directory / "initramfs", _channels(interactive, directory / "orders")
             )
-            command = shell_command(argv, machine.qemu.environment) + _INTO_ONE
+            command = shell_command(argv, machine.qemu.environment)
             file = directory / "again"
-            file.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+            # With more for QEMU, if it is given any: -s -S lets gdb attach.
+            file.write_text(f'#!/bin/sh\n{command} "$@"{_INTO_ONE}\n', encoding="utf-8")
             file.chmod(0o700)
     except (OSError, HarnessError) as error:
         progress.note(f"what failed can't be kept to boot it again: {error}")
         return None
-    return Again(command, file)
+    return Again(command + _INTO_ONE, file)
 
 
 def _new_directory(root: Path) -> Path:
@@ -91,8 +92,8 @@ def _channels(interactive: bool, orders: Path) -> dict[str, str]:
         console, command = "stdio,signal=off", "null"
     else:
         console, command = "stdio", _STDOUT  # Ctrl-C ends QEMU
-    outputs = {"console": console, "control": _STDOUT, "stdout": command, "stderr": command}
-    return {**outputs, ORDERS: told}
+    outputs = {"console": console, "control": _STDOUT}
+    return {**outputs, **dict.fromkeys(CHANNELS[2:], command), ORDERS: told}
 
 
 def shell_command(argv: Iterable[str], environment: Mapping[str, str]) -> str:

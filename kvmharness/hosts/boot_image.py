@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kvmharness.host_kinds import EmulatedKind
+from kvmharness.hosts.after import script as after_script
 from kvmharness.hosts.initramfs import Initramfs
 from kvmharness.hosts.suitable import ROOT_MODULES
 from kvmharness.hosts.virtual_machine import Share
@@ -78,16 +79,24 @@ def load_order(kind: EmulatedKind, kernel: Kernel, built: Mapping[str, Path]) ->
     return order
 
 
-def command_script(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
-    """Return the shell script that the guest runs: environment, directory, command."""
+def command_script(
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, after: Sequence[str] = ()
+) -> str:
+    """Return the shell script that the guest runs: environment, directory, command.
+
+    `after`: commands for the shell that run once that has ended; the status is the command's.
+    """
     lines = [
         f"export {name}={shlex.quote(value)}"
         for name, value in sorted(env.items())
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
     ]
     lines.append(f"cd {shlex.quote(str(cwd))} || exit 126")
-    lines.append(f"exec {shlex.join(argv)}")
-    return "\n".join(lines) + "\n"
+    if not after:
+        lines.append(f"exec {shlex.join(argv)}")
+        return "\n".join(lines) + "\n"
+    lines += [shlex.join(argv), "status=$?"]
+    return "\n".join(lines) + "\n" + after_script(after, "/dev/vport0p4") + "exit $status\n"
 
 
 def _loads(names: Iterable[str], *options: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from pathlib import Path
 from kvmharness import host_kinds, progress
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 from kvmharness.host_kinds import EmulatedKind
-from kvmharness.hosts import again, busybox, qemu, suitable, terminal, tsc
+from kvmharness.hosts import again, busybox, qemu, suitable, terminal, tsc, vmcore
 from kvmharness.hosts.boot_image import boot_image, command_script, load_order
 from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
 from kvmharness.hosts.start import start
@@ -60,6 +61,8 @@ _APPEND = (
     "init_on_alloc=0 initcall_blacklist=load_system_certificate_list "
     "hung_task_panic=1 sysctl.kernel.hung_task_timeout_secs=15"
 )
+# A kernel that has panicked stays as it is, to be looked at.
+_STAYS = "panic=0"
 # Carried into the guest from the caller's environment.
 _PASSED = re.compile(
     r"PATH|HOME|USER|LOGNAME|VIRTUAL_ENV|LANG|LC_.*|TZ|TERM|NO_COLOR|CI|PYTHON.*|PYTEST_.*|"
@@ -170,28 +173,38 @@ class EmulatedHost:
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
         silence: Silence = never,
+        after: Sequence[str] = (),
         smp: int = 1,
         memory: int = DEFAULT_MEMORY,
         append: str = "",
         boot_timeout: float = BOOT_DEADLINE,
         block_log: int | None = None,
+        keep_vmcore: Path | None = None,
     ) -> HostRun:
         """Boot, run `argv` in the caller's root and directory, and end.
 
         `timeout`: seconds for the command, from when it starts; `boot_timeout`: for the boot.
         `smp`: processors; `memory`: MiB. `append`: more for the kernel's command line. `env` is
         added to what is carried over from the caller's environment. `block_log`: a file (its fd)
-        that takes the code of the modules as it first runs (coverage/block_log.py). Never raises
-        for what happens inside: the verdict says it.
+        that takes the code of the modules as it first runs (coverage/block_log.py). `keep_vmcore`:
+        the directory for the guest's memory, if it panics or hangs. Never raises for what happens
+        inside: the verdict says it.
         """
-        script = command_script(argv, self._environment(env), cwd or Path.cwd())
+        if keep_vmcore is not None:
+            append = f"{_STAYS} {append}"
+        script = command_script(argv, self._environment(env), cwd or Path.cwd(), after)
         machine = self._machine(writable, smp, memory, append)
         archive = self._boot_image(machine, script, interactive=False)
 
         def watch() -> Watch:
-            return Watch(on_output, time.monotonic(), boot_timeout, timeout, silence)
+            return Watch(on_output, time.monotonic(), boot_timeout, timeout, silence, after)
 
-        run = _started(machine, archive, watch, interactive=False, block_log=block_log)
+        run = _started(
+            *(machine, archive, watch),
+            interactive=False,
+            block_log=block_log,
+            keep_vmcore=keep_vmcore,
+        )
         return _kept_if_failed(run, machine, archive, interactive=False)
 
     def shell(
@@ -260,16 +273,34 @@ def _started(
     *,
     interactive: bool,
     block_log: int | None = None,
+    keep_vmcore: Path | None = None,
 ) -> HostRun:
     """Boot, and once again if the command was not let begin; what came of the last boot."""
-    first = watch()
-    start(machine, archive, first, interactive=interactive, block_log=block_log)
-    if not first.refused:
-        return first.verdict()
-    progress.note(f"the emulated host was refused, {first.refused}; it is booted again")
-    second = watch()
-    start(machine, archive, second, interactive=interactive, block_log=block_log)
-    return replace(second.verdict(), refused=[first.refused])
+    cores: list[Path] = []
+
+    def boot() -> Watch:
+        watched = watch()
+
+        def keep(monitor: socket.socket) -> None:
+            assert keep_vmcore is not None
+            core = vmcore.write(monitor, keep_vmcore, "vmcore", watched.vmcoreinfo)
+            cores.extend([core] if core else [])
+
+        kept = keep if keep_vmcore is not None else None
+        start(
+            *(machine, archive, watched),
+            interactive=interactive,
+            block_log=block_log,
+            keep_vmcore=kept,
+        )
+        return watched
+
+    watched, refused = boot(), []
+    if watched.refused:
+        refused = [watched.refused]
+        progress.note(f"the emulated host was refused, {watched.refused}; it is booted again")
+        watched = boot()
+    return replace(watched.verdict(), refused=refused, vmcore=cores[-1] if cores else None)
 
 
 def _kept_if_failed(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kvmharness.kernel_log.log import KernelLine, since_begin
+from kvmharness.report.result import AfterRun
 
 #: Takes "stdout" or "stderr" and the bytes, as they arrive.
 OnOutput = Callable[[str, bytes], None]
@@ -62,6 +63,10 @@ class HostRun:
     #: Seconds of the guest's clock in a second of ours, over the time that init tells; None where
     #: that was too short to know, and on a host that has our clock.
     clock_rate: float | None = None
+    #: What the commands came to that were to run afterwards.
+    after: Sequence[AfterRun] = ()
+    #: The guest's memory as it was when the command did not end by itself, if it was to be kept.
+    vmcore: Path | None = None
     #: Why an earlier boot for this run was refused; it was booted again then.
     refused: Sequence[str] = ()
     #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.
@@ -98,13 +103,20 @@ class HostRun:
         if self.verdict is Verdict.FINISHED:
             return f"ended with status {self.status} after {self.seconds:.1f} s"
         text = f"{self.verdict}: {self.detail} (after {self.seconds:.1f} s)"
+        if self.vmcore is not None:
+            text += f"\nThe guest's memory, for crash or drgn: {self.vmcore}"
         if self.console_tail:
             text += "\nLast lines of the guest's console:\n" + self.console_tail
         return text
 
     def how_again(self) -> str:
         """Say how to boot the same machine again by hand; empty if it can't, or need not, be."""
-        return f"To boot the same machine again:\n{self.again.command}" if self.again else ""
+        if self.again is None:
+            return ""
+        return (
+            f"To boot the same machine again ({self.again.file} -s -S lets gdb attach first, "
+            f"with target remote :1234):\n{self.again.command}"
+        )
 
 
 class Host(Protocol):
@@ -124,8 +136,11 @@ class Host(Protocol):
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
         silence: Silence = never,
+        after: Sequence[str] = (),
     ) -> HostRun:
         """Run `argv` for at most `timeout` seconds. Files below `writable` reach the caller.
+
+        `after`: commands for the shell that run there once `argv` has ended.
 
         `silence` tells, whenever it is asked, for how many seconds `argv` may write nothing.
         """

@@ -14,6 +14,7 @@ from typing import IO
 
 from kvmharness import process
 from kvmharness.host_kinds import NATIVE
+from kvmharness.hosts.after import run_here
 from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
 from kvmharness.hosts.limits import Limits
 from kvmharness.kernel_log.log import KernelLog
@@ -38,6 +39,7 @@ class NativeHost:
         writable: Sequence[Path] = (),
         on_output: OnOutput | None = None,
         silence: Silence = never,
+        after: Sequence[str] = (),
     ) -> HostRun:
         """Run `argv` with the caller's environment and `env`; end it after `timeout` seconds.
 
@@ -86,6 +88,7 @@ class NativeHost:
             bytes(collected["stdout"]),
             bytes(collected["stderr"]),
             kernel_log=lines,
+            after=run_here(after, env or {}),
         )
 
 

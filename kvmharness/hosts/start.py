@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +31,20 @@ def start(
     *,
     interactive: bool,
     block_log: int | None = None,
+    keep_vmcore: Callable[[socket.socket], None] | None = None,
 ) -> None:
     """Run `machine` until it ends or `watch` gives up.
 
     `interactive`: the guest's console is our terminal, and `watch` reads only what init tells.
     `block_log`: a file (its fd) that takes the code of the guest's modules as it first runs.
+    `keep_vmcore` is called with the connection to QEMU's monitor when the guest did not end by
+    itself, while it is still there.
     """
     read: tuple[str, ...]
     options: dict[str, Any]
     if interactive:
         read = ("control",)
-        channels = {"console": "stdio,signal=off", "stdout": "null", "stderr": "null"}
+        channels = {"console": "stdio,signal=off"} | dict.fromkeys(CHANNELS[2:], "null")
         options = {"foreground": True}
     else:
         read = CHANNELS
@@ -52,8 +56,11 @@ def start(
         pipes = {name: owned.enter_context(_pipe()) for name in read}
         channels |= {name: f"file,path=/dev/fd/{pipe.write}" for name, pipe in pipes.items()}
         channels[ORDERS] = f"file,path=/dev/null,input-path=/dev/fd/{orders.read}"
-        argv = machine.argv(f"/dev/fd/{archive}", channels)
-        passed = [archive, orders.read, *(pipe.write for pipe in pipes.values())]
+        ours, theirs = socket.socketpair()
+        owned.enter_context(ours)
+        owned.enter_context(theirs)
+        argv = machine.argv(f"/dev/fd/{archive}", channels, theirs.fileno())
+        passed = [archive, orders.read, theirs.fileno(), *(pipe.write for pipe in pipes.values())]
         if block_log is not None:
             argv += _logging(block_log)
             passed.append(block_log)
@@ -66,12 +73,15 @@ def start(
                 **options,
             )
         )
+        theirs.close()
         orders.close_read()
         for pipe in pipes.values():
             pipe.close_write()
         assert child.stderr is not None
         sources = {name: pipe.read for name, pipe in pipes.items()}
         watch.follow(child, {**sources, "qemu": child.stderr.fileno()}, orders.write)
+        if keep_vmcore is not None and watch.lost and child.poll() is None:
+            keep_vmcore(ours)
 
 
 def _logging(fd: int) -> list[str]:

@@ -61,6 +61,8 @@ class Job:
     stops_early: bool = False
     #: Seconds for which a child may write nothing; a test with a deadline of its own has longer.
     silence: float = SILENCE
+    #: Commands for the shell that run on the host once a child has ended.
+    after: Sequence[str] = ()
 
 
 def supervise(host: Host, job: Job, result: HostResult, on_event: OnEvent) -> None:
@@ -210,7 +212,9 @@ class _Supervisor:
             writable=self._job.writable,
             on_output=child.take,
             silence=lambda: child.silence(self._job.silence),
+            after=self._job.after,
         )
+        self._result.after += run.after
         child.finish()
         self._note(run)
         self._job.check(child, run)

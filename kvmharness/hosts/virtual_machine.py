@@ -9,10 +9,10 @@ from pathlib import Path
 
 from kvmharness.hosts.qemu import Qemu
 
-#: What comes out of the guest: its serial console, then virtio-serial ports nr 1, 2 and 3 (what
-#: init tells, and the output of the command).
-CHANNELS = ("console", "control", "stdout", "stderr")
-#: What goes into the guest: port nr 4, which init reads.
+#: What comes out of the guest: its serial console, then virtio-serial ports nr 1 to 4: what init
+#: tells, the output of the command, and of those that run after it.
+CHANNELS = ("console", "control", "stdout", "stderr", "after")
+#: What goes into the guest: port nr 5, which init reads.
 ORDERS = "orders"
 
 
@@ -41,11 +41,13 @@ class VirtualMachine:
     memory: int  # MiB
     shares: Sequence[Share]
 
-    def argv(self, initramfs: str | Path, channels: Mapping[str, str]) -> list[str]:
+    def argv(
+        self, initramfs: str | Path, channels: Mapping[str, str], monitor: int | None = None
+    ) -> list[str]:
         """Return QEMU's argv.
 
         `channels`: by name, the backend of each of CHANNELS and of ORDERS: ``stdio``, ``null`` or
-        ``file,path=/dev/fd/N``.
+        ``file,path=/dev/fd/N``. `monitor`: the fd of a socket that QEMU's monitor is to have.
         """
         argv = [*self.qemu.argv, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
         argv += ["-machine", "q35,accel=tcg,usb=off,smm=off,vmport=off,i8042=off,hpet=off"]
@@ -58,6 +60,9 @@ class VirtualMachine:
         for number, port in enumerate(ports, start=1):
             argv += ["-chardev", f"{channels[port]},id={port}"]
             argv += ["-device", f"virtserialport,chardev={port},nr={number}"]
+        if monitor is not None:
+            argv += ["-chardev", f"socket,fd={monitor},id=monitor"]
+            argv += ["-mon", "chardev=monitor,mode=control"]
         for share in self.shares:
             given = f"local,path={option(share.path)},mount_tag={share.tag}"
             given += ",security_model=none,multidevs=remap"

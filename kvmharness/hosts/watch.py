@@ -10,12 +10,14 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from kvmharness.hosts import after as after_
 from kvmharness.hosts import host
 from kvmharness.hosts.guest_clock import GuestClock
 from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
 from kvmharness.hosts.limits import Limits
+from kvmharness.hosts.virtual_machine import CHANNELS
 from kvmharness.kernel_log.log import parse_console
 
 #: After a panic was seen, or the command's end, the seconds the guest gets to end itself.
@@ -28,8 +30,8 @@ class Watch:
     """Reads what a guest and its QEMU say, lets the command begin, keeps the deadlines, and judges.
 
     `began`: when QEMU was started, as time.monotonic() has it. `boot_timeout`: seconds from then to
-    the command's start; `timeout`: seconds for the command, from its start; `silence`: see
-    Host.run().
+    the command's start; `timeout`: seconds for the command, from its start; `silence` and
+    `after`: see Host.run().
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Watch:
         boot_timeout: float,
         timeout: float,
         silence: Silence = never,
+        after: Sequence[str] = (),
     ) -> None:
         self._on_output = on_output
         self._began = began
@@ -46,7 +49,10 @@ class Watch:
         self._limits = Limits(timeout, silence)
         self._give_up = began + boot_timeout
         self._clock = GuestClock()
-        self._text = {name: bytearray() for name in ("console", "control", "stdout", "stderr")}
+        self._after = after
+        #: Where the guest's kernel keeps what it tells debuggers: physical address and bytes.
+        self.vmcoreinfo: tuple[int, int] | None = None
+        self._text = {name: bytearray() for name in CHANNELS}
         self._qemu = bytearray()
         self._milestones: dict[str, float] = {}
         self._status: int | None = None
@@ -99,6 +105,11 @@ class Watch:
         return min(left, self._limits.left()) if self.let_go and self._status is None else left
 
     @property
+    def lost(self) -> bool:
+        """Whether the guest panicked or hangs: nothing more will come of it by itself."""
+        return self._status is None and (self._panicked or (self._timed_out and self.let_go))
+
+    @property
     def refused(self) -> str:
         """Why the command was not let begin on this host; empty if it was, or may yet be."""
         return "" if self.let_go else self._clock.wrong
@@ -106,9 +117,9 @@ class Watch:
     # -------------------------------------------------------------- what is said
 
     def _take(self, name: str, data: bytes) -> None:
-        if name in ("stdout", "stderr"):
+        if name in ("stdout", "stderr", "after"):
             self._limits.heard()
-            if self._on_output is not None:
+            if self._on_output is not None and name != "after":
                 self._on_output(name, data)
             else:
                 self._text[name] += data
@@ -135,6 +146,10 @@ class Watch:
             text[:] = rest
             seconds, _, told = line.decode("utf-8", "replace").partition(" ")
             word, _, more = told.partition(" ")
+            if word == "vmcoreinfo":
+                address, size = (int(number, 16) for number in more.split())
+                self.vmcoreinfo = address, size
+                continue
             with contextlib.suppress(ValueError):
                 self._milestones[word] = float(seconds)
                 self._clock.reading(float(seconds), time.monotonic())
@@ -173,6 +188,7 @@ class Watch:
             console_tail="" if finished else self._tail(),
             milestones=self._milestones,
             clock_rate=self._clock.rate,
+            after=after_.parse(self._after, bytes(self._text["after"])),
         )
 
     def _judge(self) -> tuple[Verdict, str]:

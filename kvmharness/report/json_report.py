@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import kvmharness
 from kvmharness.report.records import OUTCOMES
@@ -31,6 +32,7 @@ def render(results: Sequence[HostResult], exit_status: int) -> str:
                 "facts": dict(result.facts),
                 **{outcome: result.count(outcome) for outcome in OUTCOMES},
                 "not_run": result.not_run,
+                "after": [asdict(each) for each in result.after],
             }
             for result in results
         ],

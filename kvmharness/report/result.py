@@ -11,17 +11,28 @@ from kvmharness.labels import HostLabel
 from kvmharness.report.records import Outcome, Record
 
 
+@dataclass(frozen=True)
+class AfterRun:
+    """A command that ran on a host once the suite had ended; `output` is all that it wrote."""
+
+    command: str
+    status: int  # a shell's: 128 and the signal's number; 124: it had no time left
+    output: str
+
+
 @dataclass
 class HostResult:
     """What came of the suite on one host: a record for each test that was planned.
 
     `facts` is what is known of the host. `seconds`: how long it took, boots included.
+    `after`: what was to run once the suite had ended; in each boot, where it took several.
     """
 
     label: HostLabel
     facts: Mapping[str, object]
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
+    after: list[AfterRun] = field(default_factory=list)
 
     def count(self, outcome: Outcome) -> int:
         """How many tests that ran ended so."""

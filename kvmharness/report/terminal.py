@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.report.records import OUTCOMES, Outcome, Record
-from kvmharness.report.result import HostResult
+from kvmharness.report.result import AfterRun, HostResult
 
 #: A failure's text beyond this many lines is cut, unless everything was asked for.
 _LINES = 40
@@ -36,9 +36,25 @@ def show(console: Console, results: Sequence[HostResult], verbose: bool = False)
                 _failure(console, record, several, verbose)
     _reasons(console, results, "skipped", STYLES["skipped"], lambda r: r.outcome == "skipped")
     _reasons(console, results, "not run", _NOT_RUN, lambda r: not r.ran)
+    for result in results:
+        for after in result.after:
+            _after(console, result, after, verbose)
     console.print(_counts(results))
     for words in dict.fromkeys(r.label.words for r in results if r.label.emulated):
         console.print(Text(words, style="bold yellow"))
+
+
+def _after(console: Console, result: HostResult, after: AfterRun, verbose: bool) -> None:
+    """Print what a command said that ran once the suite had ended: its end, unless all is asked."""
+    status = "" if after.status == 0 else f", which ended with status {after.status}"
+    console.print(Rule(Text(f"{after.command} on {result.label.kind}{status}"), align="left"))
+    lines = after.output.splitlines()
+    cut = 0 if verbose else max(len(lines) - _LINES, 0)
+    if cut:
+        lines = [f"... {cut} lines (all of them with -v, or --json)", *lines[cut:]]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    console.print()
 
 
 def _failure(console: Console, record: Record, several: bool, verbose: bool) -> None:

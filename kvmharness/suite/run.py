@@ -35,6 +35,8 @@ class Request:
     deadline: float = 120.0
     #: Seconds for which the test process may write nothing; None: by `deadline`.
     silence: float | None = None
+    #: Commands for the shell that run on the host once the suite has ended.
+    after: tuple[str, ...] = ()
     pytest_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -86,6 +88,7 @@ def run_suite(host: Host, request: Request, result: HostResult, on_event: OnEven
                 check=_check,
                 stops_early=request.stops_early,
                 silence=request.allowed_silence,
+                after=request.after,
             )
             supervise(host, job, result, on_event)
 

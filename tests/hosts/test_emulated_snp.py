@@ -162,6 +162,29 @@ def test_a_hung_guest_is_a_verdict_within_its_deadline(host: EmulatedHost) -> No
     assert psutil.Process().children() == []
 
 
+def test_commands_run_in_the_same_boot_once_the_command_has_ended(host: EmulatedHost) -> None:
+    argv = ["sh", "-c", "echo of this boot > /run/here; kill -KILL $$"]
+    result = host.run(argv, timeout=60, after=["cat /run/here", "dmesg", "exit 7"])
+    assert result.status == 137, result.explain()
+    assert [run.status for run in result.after] == [0, 0, 7]
+    assert result.after[0].output == "of this boot\n"
+    assert str(host.facts["kernel"]) in result.after[1].output
+    assert len(result.after[1].output) > 10_000
+
+
+def test_the_memory_of_a_host_that_panicked_is_kept(host: EmulatedHost, tmp_path: Path) -> None:
+    """Whole, and with what a debugger has to know of the kernel."""
+    script = "echo c > /proc/sysrq-trigger; sleep 60"
+    result = host.run(["sh", "-c", script], timeout=60, keep_vmcore=tmp_path)
+    assert result.verdict is Verdict.PANIC, result.explain()
+    assert result.vmcore is not None
+    assert str(result.vmcore) in result.explain()
+    assert result.vmcore.stat().st_size > 10 << 20
+    assert result.vmcore.read_bytes()[:12] == b"makedumpfile"  # kdump's flattened format
+    told = Path(f"{result.vmcore}.vmcoreinfo").read_bytes()
+    assert f"OSRELEASE={host.facts['kernel']}\n".encode() in told
+
+
 def test_guest_time_is_ours(host: EmulatedHost) -> None:
     result = host.run(["sleep", "3"], timeout=60)
     assert result.ok, result.explain()

@@ -78,6 +78,15 @@ def test_the_command_starts_the_same_machine(
     assert (kept / "console").read_text() == "said"
     assert kept_by.file.parent == kept
     assert _pasted(shlex.quote(str(kept_by.file)), tmp_path) == shown
+    more = _pasted(f"{shlex.quote(str(kept_by.file))} -s -S", tmp_path)
+    assert more == [*shown, "<-s>", "<-S>"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_command_lets_init_go_on(machine: VirtualMachine) -> None:
+    kept = _kept(machine, b"", "")
+    assert (kept.file.parent / "orders").read_text() == "go\n"
+    assert f"input-path={kept.file.parent}/orders,id=orders".replace(",", ",") in kept.command
 
 
 def test_a_shared_directory_is_there_when_the_run_s_own_has_gone(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kvmharness.hosts.supervise import SILENCE, Child, Job, supervise
 from kvmharness.kernel_log.log import KernelLine
 from kvmharness.labels import HostLabel
 from kvmharness.report.records import Record
-from kvmharness.report.result import HostResult
+from kvmharness.report.result import AfterRun, HostResult
 
 LABEL = HostLabel("emulated-snp", "7.3.4")
 TESTS = ("a", "b", "c", "d")
@@ -60,6 +61,7 @@ class FakeHost:
         self.done: list[list[str]] = []
         #: For how long each child might have been silent at its end.
         self.silence: list[float] = []
+        self.after: list[list[str]] = []
 
     def run(self, argv: Sequence[str], **options: Any) -> HostRun:
         self.done.append(list(argv))
@@ -68,6 +70,7 @@ class FakeHost:
         for at in range(0, len(text), 37):
             options["on_output"]("stderr", text[at : at + 37])
         self.silence.append(options["silence"]())
+        self.after.append(list(options["after"]))
         if isinstance(ended, BaseException):
             raise ended
         for piece in (b"INTERNALERROR> Key", b"Error: x\n\nin pieces"):
@@ -266,6 +269,20 @@ def test_what_a_run_tells_of_its_host_is_a_fact() -> None:
         "clock_rate": 1.0002,
         "refused_boots": ["its time is wrong"],
     }
+
+
+def test_what_runs_after_each_boot_is_kept() -> None:
+    first, second = AfterRun("dmesg", 0, "oops"), AfterRun("dmesg", 1, "")
+    host = FakeHost(
+        (
+            said("plan", "ab") + said("start", "a"),
+            HostRun(Verdict.FINISHED, 137, 1.0, after=[first]),
+        ),
+        (said("plan", "b") + passes("b") + said("end", "0"), replace(FINISHED, after=[second])),
+    )
+    result = run(host, after=["dmesg"])
+    assert result.after == [first, second]
+    assert host.after == [["dmesg"], ["dmesg"]]
 
 
 def test_a_hang_that_the_watchdog_ended_is_a_failure_of_time() -> None:

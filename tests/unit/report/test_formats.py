@@ -18,7 +18,7 @@ from kvmharness.labels import HostLabel
 from kvmharness.report import json_report, junit, ktap, live, result, terminal
 from kvmharness.report.live import RunProgress
 from kvmharness.report.records import Record, RecordWriter, parse
-from kvmharness.report.result import HostResult
+from kvmharness.report.result import AfterRun, HostResult
 
 NATIVE = HostLabel("native", "6.18.1")
 EMULATED = HostLabel("emulated-snp", "7.3.4")
@@ -261,6 +261,24 @@ def test_json_holds_everything(results: list[HostResult]) -> None:
     assert report["hosts"][1]["facts"]["qemu"] == "10"
     written = [parse(json.dumps(entry)) for entry in report["records"]]
     assert written == [entry for result in results for entry in result.records]
+
+
+def test_what_ran_after_the_suite_is_in_the_json_and_shown(results: list[HostResult]) -> None:
+    long = "".join(f"line {number}\n" for number in range(100))
+    results[1].after += [AfterRun("dmesg", 0, long), AfterRun("false [x]", 1, "")]
+    report = json.loads(json_report.render(results, 1))
+    assert [host["after"] for host in report["hosts"]] == [
+        [],
+        [
+            {"command": "dmesg", "status": 0, "output": long},
+            {"command": "false [x]", "status": 1, "output": ""},
+        ],
+    ]
+    text = shown(results)
+    assert "dmesg on emulated-snp ─" in text
+    assert "... 60 lines (all of them with -v, or --json)\nline 60\n" in text
+    assert "false [x] on emulated-snp, which ended with status 1 ─" in text
+    assert "line 1\n" in shown(results, verbose=True)
 
 
 # ------------------------------------------------------------------ terminal
