@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kvmharness.errors import MissingCapability
+from kvmharness.errors import UsageError
 from kvmharness.kernels.elf import Module, Relocation, Symbol
 
 if TYPE_CHECKING:
@@ -57,13 +57,12 @@ class Function:
 
 
 def check_installed() -> None:
-    """Raise MissingCapability, saying what to do, where Capstone is not installed."""
+    """Raise UsageError, saying how to get it, where Capstone is not installed."""
     try:
         import capstone  # noqa: F401
     except ImportError:
-        raise MissingCapability(
-            "the kernel's coverage",
-            "it takes the package capstone: pip install 'kvmharness[coverage]'",
+        raise UsageError(
+            "--kernel-coverage needs the package capstone: pip install 'kvmharness[coverage]'"
         ) from None
 
 

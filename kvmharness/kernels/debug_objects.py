@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from posixpath import relpath
 
+from kvmharness.errors import MissingCapability
 from kvmharness.kernels import cache
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.kernels.kvm_source import kvm_source
@@ -25,6 +26,10 @@ def build(kernel: Kernel, sources: Sequence[str], tdx: TdxParts | None) -> list[
     `tdx`: for a module that was built with TDX on. Raises MissingCapability where the source can't
     be had, BuildFailed.
     """
+    if not kernel.headers:
+        raise MissingCapability(
+            f"kernel {kernel.release}", "the headers to compile it against are not packaged"
+        )
     with cache.staging("objects") as stage:
         root = BuildRoot.for_kernel(kernel, stage)
         root.add_source(kvm_source(kernel))

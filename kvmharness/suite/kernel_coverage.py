@@ -32,7 +32,7 @@ from kvmharness.report.output import ReportFile
 class KernelCoverage:
     """Measures host after host, and writes what came of each to a directory: JSON, and lcov.
 
-    Raises UsageError where the directory can't be had, MissingCapability where Capstone is missing.
+    Raises UsageError where the directory can't be had, or Capstone is not installed.
     """
 
     def __init__(self, directory: Path) -> None:

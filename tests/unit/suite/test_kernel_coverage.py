@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from kvmharness.coverage import floors
 from kvmharness.coverage.interest import Group
 from kvmharness.coverage.lines import Line, Lines, Row
-from kvmharness.errors import MissingCapability
+from kvmharness.errors import MissingCapability, UsageError
 from kvmharness.hosts import covered
 from kvmharness.hosts.emulated import EmulatedHost
 from kvmharness.hosts.host import HostRun, OnOutput, Verdict
@@ -133,3 +134,11 @@ def test_a_run_that_was_interrupted_is_told_and_not_held_to_them(tmp_path: Path)
         raise KeyboardInterrupt
     assert (tmp_path / "emulated-snp-7.3.4-amd64.json").exists()
     assert not _shown(coverage)
+
+
+def test_without_the_disassembler_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "capstone", None)
+    with pytest.raises(UsageError, match=r"pip install 'kvmharness\[coverage\]'"):
+        KernelCoverage(tmp_path)
