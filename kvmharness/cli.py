@@ -28,6 +28,14 @@ COMMANDS = {
         "kvmharness.commands.matrix:matrix",
         "What several kernels do with the same scenarios.",
     ),
+    "series": (
+        "kvmharness.commands.series:series",
+        "What a series of patches changes, without a kernel tree.",
+    ),
+    "review-check": (
+        "kvmharness.commands.review_check:review_check",
+        "The same for one message, as b4's review asks for it.",
+    ),
     "contract": (
         "kvmharness.commands.contract:contract",
         "What a kernel promises, and where that comes from.",

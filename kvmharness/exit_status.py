@@ -3,6 +3,8 @@
 
 FAILED = 1
 USAGE = 2
+#: `series`: scenarios come out differently, and nothing broke.
+CHANGED = 3
 #: kselftest's status for a test that was skipped.
 NOTHING_RAN = 4
 #: As a shell reports a command that Ctrl-C ended.

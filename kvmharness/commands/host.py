@@ -26,10 +26,11 @@ _KINDS = tuple(host_kinds.EMULATED)
 def _kernel_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--kernel",
-        metavar="SERIES|newest|PATH",
+        metavar="KERNEL",
         default=host_kinds.DEFAULT_KERNEL,
         show_default=True,
-        help="A series of Debian's archive, the newest there, or a kernel build tree.",
+        help="A series of Debian's archive, also with patches (7.3+series.mbox) or as a variant "
+        "(7.3:sw-protected), the newest there, or a kernel build tree.",
     )(command)
 
 

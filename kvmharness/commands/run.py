@@ -58,7 +58,8 @@ class _PassThrough(click.Command):
     "kernels",
     multiple=True,
     metavar="KERNEL",
-    help="The kernel of emulated hosts: a series (6.12), newest, or the path of one. Repeatable.",
+    help="The kernel of emulated hosts: a series (6.12), also with patches (7.3+series.mbox), "
+    "newest, or the path of one. Repeatable.",
 )
 @click.option(
     "--require",

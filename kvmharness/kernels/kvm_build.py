@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ _RECIPE = "1"
 _FLAGS = "-g0"
 _KVM_SYMVERS = "/build/kvm.symvers"
 _FACTS = "facts.json"
+#: What nobody used for so long is removed, in seconds.
+_KEPT = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Plan:
             objects = self.directory / f"kvm-objects-{self.key(())}"
             with cache.locked(f"build-{self.kernel.release}-kvm"):
                 if objects.exists():
+                    objects.touch()
                     root.add_source(objects)
                 else:
                     root.add_source(source)
@@ -142,10 +146,13 @@ class Workshop:
         made = self.root.path / "built"
         made.mkdir()
         for name in MODULES:
-            os.link(self.root.stripped(self.root.module(name)), made / f"{name}.ko")
+            # A copy: the next build may write into the file.
+            shutil.copy(self.root.module(name), made)
+            self.root.stripped(made / f"{name}.ko")
         (made / _FACTS).write_text(json.dumps({"fuzz": self.fuzz}))
         final = self.plan.directory / f"kvm-{self.plan.key(self.patches)}"
         cache.publish(made, final)
+        _sweep(self.plan.directory)
         built = _load(final)
         assert built is not None
         return built
@@ -155,7 +162,9 @@ class Workshop:
         symbols = SYMBOLS[self.plan.variant]
         flags = " ".join([_FLAGS, *(f"-D{symbol}=1" for symbol in symbols)])
         always = [f"-j{os.cpu_count() or 1}", "CONFIG_KVM_WERROR=y", *(f"{s}=y" for s in symbols)]
-        self.root.make(self.root.kvm, "kvm", *always, "CONFIG_KVM_INTEL=", f"KCFLAGS={flags}")
+        self.root.make(
+            self.root.kvm, "kvm.ko, kvm-amd.ko", *always, "CONFIG_KVM_INTEL=", f"KCFLAGS={flags}"
+        )
         # The next make, which builds kvm-intel.ko alone, writes another one.
         symvers = self.root.common / "arch/x86/kvm/Module.symvers"
         (self.root.path / _KVM_SYMVERS[1:]).write_bytes(symvers.read_bytes())
@@ -164,7 +173,7 @@ class Workshop:
         else:
             more = [f"KCFLAGS={flags}", f"KBUILD_EXTRA_SYMBOLS={_KVM_SYMVERS}"]
         alone = ["CONFIG_KVM_X86=", "CONFIG_KVM_AMD="]
-        self.root.make(self.root.kvm, "kvm-intel", *always, *alone, *more)
+        self.root.make(self.root.kvm, "kvm-intel.ko", *always, *alone, *more)
 
     def keep_objects(self, stage: Path, final: Path) -> None:
         """Publish source and objects as they are, for workshops to come."""
@@ -188,7 +197,7 @@ def changed(kernel: Kernel, series: Series | None, variant: str = "") -> Kernel:
         with plan.workshop() as shop:
             for patch in patches:
                 shop.apply(patch)
-            words = f"building KVM's modules for {_name(kernel, series, variant).label}"
+            words = f"building KVM's modules for {named(kernel, series, variant).label}"
             with progress.step(words):
                 built = shop.build()
     return with_modules(kernel, built, series, variant)
@@ -196,15 +205,15 @@ def changed(kernel: Kernel, series: Series | None, variant: str = "") -> Kernel:
 
 def with_modules(kernel: Kernel, built: Built, series: Series | None, variant: str = "") -> Kernel:
     """Return `kernel` with modules that were built of its source."""
-    named = _name(kernel, series, variant)
     number = len(series.patches) if series else 0
     how = [f"{number} patch{'es' * (number != 1)} ({series.digest})"] if series else []
     how += [", ".join(SYMBOLS[variant])] if variant else []
     origin = f"{kernel.origin}; KVM's modules rebuilt: {'; '.join(how)}"
-    return replace(named, replaced=built.modules, origin=origin)
+    return replace(named(kernel, series, variant), replaced=built.modules, origin=origin)
 
 
-def _name(kernel: Kernel, series: Series | None, variant: str) -> Kernel:
+def named(kernel: Kernel, series: Series | None, variant: str) -> Kernel:
+    """Return `kernel` called after what is made of it."""
     changes = (f"+{series.name}" if series else "") + (f":{variant}" if variant else "")
     return replace(kernel, changes=changes)
 
@@ -214,5 +223,12 @@ def _load(directory: Path) -> Built | None:
         facts = json.loads((directory / _FACTS).read_text())
     except FileNotFoundError:
         return None
+    directory.touch()
     modules = {name: directory / f"{name}.ko" for name in MODULES}
     return Built(modules, tuple(tuple(fuzz) for fuzz in facts["fuzz"]))
+
+
+def _sweep(directory: Path) -> None:
+    for path in directory.glob("kvm-*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > _KEPT:
+            shutil.rmtree(path, ignore_errors=True)

@@ -141,8 +141,6 @@ def _changes(files: Iterable[object]) -> Iterator[FileChange]:
         if moved:
             how = "copy" if any(line.startswith("copy from ") for line in info) else "rename"
             head += [f"{how} from {old}", f"{how} to {new}"]
-        elif not old or not new:
-            head.append("new file mode 100644" if not old else "deleted file mode 100644")
         if hunks:
             head.append(f"--- {f'a/{old}' if old else '/dev/null'}")
             head.append(f"+++ {f'b/{new}' if new else '/dev/null'}")

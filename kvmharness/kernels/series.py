@@ -123,6 +123,12 @@ def of_message(text: bytes) -> Series:
     return Series("message", tuple(mail.patch for mail in mails), tuple(notes))
 
 
+def number_of(text: bytes) -> int:
+    """Return the number that a message's subject says its patch has; 0 for none, or a cover's."""
+    headers = email.message_from_bytes(text, policy=email.policy.default)
+    return _subject(" ".join(str(headers["subject"] or "").split()))[1]
+
+
 def _name(source: str) -> str:
     path = Path(source).expanduser()
     name = path.resolve().name if path.exists() else source.rpartition("/")[2].strip("<>")
@@ -164,8 +170,7 @@ def _from_git(tree: Path, commits: str, source: str) -> bytes:
         raise MissingCapability(source, "git is not installed")
     if commits.startswith("-"):
         raise UsageError(f"{source}: {commits} is no range of commits")
-    argv = ["git", "-C", str(tree), "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false"]
-    argv += ["-c", "format.attach=", "format-patch", "--stdout", "--no-signature"]
+    argv = ["git", "-C", str(tree), "-c", "format.attach=", "format-patch", "--stdout"]
     done = _run([*argv, "--no-cover-letter", commits, "--"], _GIT_DEADLINE, source)
     if not done:
         raise UsageError(f"{source}: no commit is in that range")

@@ -5,8 +5,8 @@
 
 BASE is a series (6.12: the newest point release of it), a release, or ``newest``; or a path: what
 has a slash in it or is a directory is a kernel build tree, or a bzImage. PATCHES are applied to the
-source that the kernel was packaged from: a file or directory, or whatever else series_source.py
-reads. VARIANT is a configuration that differs from the packaged one.
+source that the kernel was packaged from: a file or directory, or whatever else series.py reads.
+VARIANT is a configuration that differs from the packaged one.
 """
 
 from __future__ import annotations

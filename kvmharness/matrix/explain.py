@@ -23,7 +23,7 @@ def _row(contract: Contract, columns: Sequence[Column], scenario: str, summary: 
     cells = {}
     for column in columns:
         cell = column.cells[scenario]
-        cells[column.name] = replace(cell, contract=_verdict(contract, scenario, column, cell))
+        cells[column.name] = replace(cell, contract=verdict(contract, scenario, column, cell))
     ran = [column for column in columns if cells[column.name].ran]
     changes = [
         _explain(contract, scenario, before, after, cells)
@@ -33,14 +33,15 @@ def _row(contract: Contract, columns: Sequence[Column], scenario: str, summary: 
     return Row(scenario, summary, cells, tuple(changes))
 
 
-def _verdict(contract: Contract, scenario: str, column: Column, cell: Cell) -> str:
+def verdict(contract: Contract, scenario: str, column: Column, cell: Cell) -> str:
+    """Return whether a cell is as promised: ``kept``, ``broken``, or empty for no promise."""
     if cell.result in NOT_OUTCOMES:
         return ""
     try:
         promises = contract.rows_for(scenario, column.label.kernel)
     except (ContractError, NotARelease):
         return ""
-    outcome = _outcome(scenario, cell)
+    outcome = outcome_of(scenario, cell)
     return "kept" if any(promise.keeps(outcome) for promise in promises) else "broken"
 
 
@@ -75,7 +76,7 @@ def _within(
 ) -> Change:
     """Explain two outcomes that one row promises: the alternative's reason, if it has one."""
     for column in (after, before):
-        outcome = _outcome(scenario, cells[column.name])
+        outcome = outcome_of(scenario, cells[column.name])
         for each in promise.alternatives:
             if each.is_shown_by(outcome) and each.why:
                 return Change(before.name, after.name, why=each.why, kernels=column.short)
@@ -96,9 +97,10 @@ def _promise(contract: Contract, scenario: str, column: Column, cell: Cell) -> P
         promises = contract.rows_for(scenario, column.label.kernel)
     except (ContractError, NotARelease):
         return None
-    outcome = _outcome(scenario, cell)
+    outcome = outcome_of(scenario, cell)
     return next((promise for promise in promises if promise.keeps(outcome)), None)
 
 
-def _outcome(scenario: str, cell: Cell) -> Outcome:
+def outcome_of(scenario: str, cell: Cell) -> Outcome:
+    """Return what a cell shows of a scenario, as the contract is asked about it."""
     return Outcome(scenario, list(cell.steps), log=None if cell.log is None else list(cell.log))

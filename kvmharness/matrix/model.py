@@ -51,7 +51,8 @@ class Cell:
     `result` is ``ok``, an errno's name, or one of NOT_OUTCOMES. `log` is what of the kernel's log a
     contract can promise, None where it could not be read; `log_lines` all of it. `trace` holds a
     line for each ioctl. `contract` says whether the outcome is what the contract promises of this
-    kernel: ``kept``, ``broken``, or empty for no promise.
+    kernel: ``kept``, ``broken``, or empty for no promise. `held` says what the kernel still held
+    when it was over, where that can be seen: a leak, unless the scenario leaves it on purpose.
     """
 
     result: str
@@ -64,6 +65,7 @@ class Cell:
     predicted_digest: str | None = None
     rmp: Mapping[str, int] | None = None
     contract: str = ""
+    held: tuple[str, ...] = ()
 
     @property
     def ran(self) -> bool:
@@ -157,6 +159,7 @@ class Cell:
             "predicted_digest": self.predicted_digest,
             "rmp": self.rmp,
             "trace": list(self.trace),
+            "held": list(self.held),
         }
 
     @classmethod
@@ -173,6 +176,7 @@ class Cell:
             predicted_digest=values.get("predicted_digest"),
             rmp=values.get("rmp"),
             contract=str(values.get("contract", "")),
+            held=tuple(values.get("held", ())),
         )
 
 

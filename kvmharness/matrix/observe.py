@@ -24,6 +24,7 @@ from kvmharness.scenarios import catalog
 from kvmharness.scenarios.engine import observe
 from kvmharness.scenarios.scenario import Scenario
 from kvmharness.suite.deadline import Watchdog, deadline
+from kvmharness.suite.held import Held, HeldByKernel
 
 #: Seconds for one scenario.
 DEADLINE = 120.0
@@ -39,14 +40,20 @@ def main(arguments: list[str]) -> int:
     scenarios = catalog.scenarios(VmType.parse(vm_type))
     writer = RecordWriter("/dev/fd/2")
     watchdog = Watchdog()
+    held = HeldByKernel.open() if labels.current().emulated else None
     writer.event("plan", tests=[[scenario_id, scenario_id] for scenario_id in ids])
     try:
         with Kvm.open() as kvm:
+            before = held.snapshot() if held else Held()
             for scenario_id in ids:
                 writer.event("start", id=scenario_id, nodeid=scenario_id)
                 say_begin(scenario_id)
                 watchdog.cover(DEADLINE)
-                writer.record(_observe(scenarios[scenario_id], kvm))
+                record = _observe(scenarios[scenario_id], kvm)
+                if held and "outcome" in record.details:
+                    before, kept = held.left_since(before)
+                    record.details["outcome"]["held"] = kept.describe()
+                writer.record(record)
     except MissingCapability as error:
         for scenario_id in ids:
             writer.record(_record(scenario_id, "skipped", reason=str(error)))

@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 #: What has a say in an outcome: the binding and its wrappers, the scenarios, how a host boots.
 SOURCES = (
     *("*.py", "*.so", "kvm/*.py", "launch/*.py", "measure/*.py", "machine/*.py"),
-    *("scenarios/*.py", "standins/*.py", "hosts/*.py", "matrix/observe.py"),
+    *("scenarios/*.py", "standins/*.py", "hosts/*.py", "matrix/observe.py", "suite/held.py"),
     *("kernel_log/*.py", "kernel_log/*.toml"),
 )
 #: Entries that nobody wrote or read for so long are removed, in seconds.

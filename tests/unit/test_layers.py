@@ -15,6 +15,7 @@ PACKAGE = Path(kvmharness.__file__).parent
 LAYERS = (
     "cli",
     "commands",
+    "review",
     "matrix",
     "suite | probe | bench",
     "hosts | contract",

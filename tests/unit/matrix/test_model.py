@@ -129,3 +129,8 @@ def test_a_log_that_could_not_be_read_makes_no_difference_and_is_kept() -> None:
 )
 def test_a_changed_kernels_short_name_says_that_it_is(name: str, short: str) -> None:
     assert Column(name, HostLabel("emulated-snp", name), {}, {}).short == short
+
+
+def test_what_the_kernel_still_held_is_kept_with_the_cell() -> None:
+    shown = cell("ok", held=("1 page",))
+    assert Cell.from_json(shown.as_json()).held == ("1 page",)
