@@ -277,7 +277,9 @@ def _logged(promised: Sequence[str], lines: Sequence[str] | None) -> bool:
 
 def _carriers(entry: str) -> set[str]:
     kind, _, functions = entry.partition(" ")
-    return {f"{kind} {function}" for function in functions.split("|")} if functions else {entry}
+    if kind != "WARNING":
+        return {entry}
+    return {f"{kind} {function}" for function in functions.split("|")}
 
 
 def _promised(rows: Iterable[Row]) -> list[str]:

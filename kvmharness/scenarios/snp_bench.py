@@ -24,7 +24,7 @@ from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench, Sourc
 from kvmharness.scenarios.scenario import Scenario, register
 from kvmharness.scenarios.step import Call
 from kvmharness.standins import snp as standin
-from kvmharness.standins.snp import GivenPage
+from kvmharness.standins.snp import GivenPage, PageState, RmpEntry
 
 if TYPE_CHECKING:
     from kvmharness.kvm.system import Kvm
@@ -46,6 +46,7 @@ class SnpBench(PopulateBench):
         self._pages: list[GivenPage] = []
         self._wanted: dict[str, str] = {}
         self._wanted_vmsas: list[bytes] | None = None
+        self._faulted: set[int] = set()
         self._lost: list[str] = []
         self._vcpu: Vcpu | None = None
         self.stack.callback(standin.clear_injection)
@@ -125,6 +126,11 @@ class SnpBench(PopulateBench):
         self._pages = []
         self._wanted = {"policy": hex(DEFAULT_POLICY), **_NOT_GIVEN}
         self._wanted_vmsas = None
+        self._faulted = set()
+
+    def wants_faulted(self, gpa: int) -> None:
+        """Have `lost` look for a page at `gpa` that is the guest's, and nobody has populated."""
+        self._faulted.add(gpa)
 
     def wants(self, **fields: str) -> None:
         """Have `lost` compare these fields of the launch, in the names of snp_standin/record.c.
@@ -170,9 +176,28 @@ class SnpBench(PopulateBench):
             for name, value in self._wanted.items()
             if given.fields.get(name) != value
         ]
+        lost += self._rmp_lost(given)
         if self._wanted_vmsas is not None:
             lost += _vmsas_lost(self._wanted_vmsas, given.vmsas)
         return self._lost + lost
+
+    def _rmp_lost(self, given: standin.Given) -> Iterator[str]:
+        """Pages of the guest's that are in a state, or at an address, that KVM was not asked for.
+
+        A page that was populated may be gone again.
+        """
+        populated = {page.gpa for page in self._pages}
+        for gpa, entry in given.rmp.items():
+            state = PageState.GUEST_VALID if gpa in populated else PageState.GUEST_INVALID
+            if entry != RmpEntry(state, large=False) or (
+                gpa not in populated and self._faulted and gpa not in self._faulted
+            ):
+                yield f"the RMP has {gpa:#x} as {entry}"
+        for gpa in self._faulted - set(given.rmp):
+            yield f"the RMP has nothing of {gpa:#x}, which was faulted in"
+        asid = int(given.fields["asid"])
+        if not 0 < asid < standin.MIN_SEV_ASID:
+            yield f"the guest's ASID is {asid}: those of SNP are below {standin.MIN_SEV_ASID}"
 
     def forget_digest(self) -> None:
         """Predict no digest: pages are populated in an order that nobody knows."""

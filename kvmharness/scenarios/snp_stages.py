@@ -94,6 +94,8 @@ class SnpLaunch:
     def _pre_fault(self) -> Call:
         vcpu = self.machine.vcpus[0]
         result = vcpu.try_.pre_fault_memory(PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
+        if result.ok:
+            self.bench.wants_faulted(PRE_FAULTED * PAGE_SIZE)
         return self._call("KVM_PRE_FAULT_MEMORY", result)
 
     def _punch(self) -> Call:

@@ -88,6 +88,8 @@ _CASES: tuple[_Case, ...] = (
     *_undo("mng_init_and_reclaim", Seamcall.PHYMEM_PAGE_RECLAIM),
     *_undo("mng_init_and_reclaim_tdr", Seamcall.PHYMEM_PAGE_RECLAIM, 6),
     *_undo("mng_init_and_wbinvd", Seamcall.PHYMEM_PAGE_WBINVD),
+    *_leaf("get_cpuid", "mng_rd", Seamcall.MNG_RD),
+    *_leaf("get_cpuid", "mng_rd_2", Seamcall.MNG_RD, 1),
     *_leaf("init_vcpu", "vp_create", Seamcall.VP_CREATE),
     *_leaf("init_vcpu", "vp_addcx", Seamcall.VP_ADDCX),
     *_leaf("init_vcpu", "vp_addcx_3", Seamcall.VP_ADDCX, 2),
@@ -142,6 +144,7 @@ class _Launch:
         self.made: list[str] = []
         self._stages: dict[str, Callable[[], Call]] = {
             "init_vm": self._init_vm,
+            "get_cpuid": self._get_cpuid,
             "init_vcpu": self._init_vcpu,
             "region": self._region,
             "finalize": self._finalize,
@@ -156,7 +159,7 @@ class _Launch:
                 break
             if name not in self.made and not self.go(name).ok:
                 return False
-        return True
+        return self._has_vcpu() if stage in ("get_cpuid", "init_vcpu") else True
 
     def go(self, stage: str) -> Call:
         """Do a stage."""
@@ -171,14 +174,22 @@ class _Launch:
             self.bench.begin_digest()
         return Call.of("INIT_VM", result)
 
-    def _init_vcpu(self) -> Call:
+    def _has_vcpu(self) -> bool:
         if not self.machine.vcpus:
             created = self.machine.try_.create_vcpu(0)
             if created.value is None:
-                return Call.of("KVM_CREATE_VCPU", created)
+                return False
             self.machine.vcpus.append(created.value)
             self.machine.own(created.value)
             self.machine.tdx_vcpu().set_cpuid_of_td()
+        return True
+
+    def _get_cpuid(self) -> Call:
+        self._has_vcpu()
+        return Call.of("GET_CPUID", self.machine.tdx_vcpu().try_.get_cpuid())
+
+    def _init_vcpu(self) -> Call:
+        self._has_vcpu()
         return Call.of("INIT_VCPU", self.machine.tdx_vcpu().try_.init_vcpu())
 
     def _region(self) -> Call:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from kvmharness.standins import proc
 _STATE = Path("/proc/kvmharness_snp")
 _LAUNCH = Path("/proc/kvmharness_snp_launch")
 _PARAMETERS = Path("/sys/module/snp_standin/parameters")
+
+
+#: ASIDs from here on are SEV's, those below SEV-ES's and SNP's (CPUID 0x8000001F EDX).
+MIN_SEV_ASID = 32
 
 
 class FirmwareCall(IntEnum):
@@ -68,6 +72,22 @@ class GivenPage:
     contents: str
 
 
+class PageState(IntEnum):
+    """A page's state in the RMP, by the numbers of the stand-in (firmware ABI, chapter 5)."""
+
+    PRE_GUEST = 4
+    GUEST_INVALID = 5
+    GUEST_VALID = 6
+
+
+@dataclass(frozen=True)
+class RmpEntry:
+    """What the RMP has of one of the guest's pages, but for VMSAs."""
+
+    state: PageState
+    large: bool
+
+
 @dataclass(frozen=True)
 class Given:
     """What KVM gave to the firmware for the launch started last: see record.c of the stand-in."""
@@ -75,6 +95,7 @@ class Given:
     fields: dict[str, str]
     pages: tuple[GivenPage, ...]
     vmsas: tuple[bytes, ...]
+    rmp: dict[int, RmpEntry] = field(default_factory=dict)
 
 
 def present() -> bool:
@@ -111,8 +132,13 @@ def given() -> Given | None:
         type_, imi, *permissions = map(int, numbers)
         vmpl_1, vmpl_2, vmpl_3 = permissions
         pages.append(GivenPage(int(gpa, 16), type_, imi, (vmpl_1, vmpl_2, vmpl_3), contents))
+    rmp = {}
+    for name in [name for name in state if name.startswith("rmp.")]:
+        number, large, vmsa = map(int, state.pop(name).split())
+        if not vmsa:
+            rmp[int(name.removeprefix("rmp."), 16)] = RmpEntry(PageState(number), bool(large))
     vmsas = [bytes.fromhex(state.pop(f"vmsa.{number}")) for number in range(int(state["vmsas"]))]
-    return Given(state, tuple(pages), tuple(vmsas))
+    return Given(state, tuple(pages), tuple(vmsas), rmp)
 
 
 def inject(*failures: Failure) -> None:

@@ -21,6 +21,7 @@ _CONTENTS = bytes(PAGE_SIZE)
 _HASH = hashlib.sha384(_CONTENTS).hexdigest()
 _FIELDS = {
     "policy": "0x30000",
+    "asid": "1",
     "gosvw": "00" * 16,
     "tsc_khz": "0",
     "migration": "0",
@@ -89,6 +90,45 @@ def test_a_field_and_a_vmsa_handed_on_otherwise_are_named(
         "there are 2 vCPUs, the firmware had 1 VMSAs",
         "VMSA 0: rip (0x178): 0xfff0 wanted, 0x10 there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpa", "state", "large", "told"),
+    [
+        (PAGE_SIZE, snp.PageState.GUEST_VALID, False, []),
+        (PAGE_SIZE, snp.PageState.GUEST_INVALID, False, ["the RMP has 0x1000"]),
+        (PAGE_SIZE, snp.PageState.GUEST_VALID, True, ["the RMP has 0x1000"]),
+        (0x5000, snp.PageState.GUEST_INVALID, False, []),
+        (0x5000, snp.PageState.PRE_GUEST, False, ["the RMP has 0x5000"]),
+        (0x5000, snp.PageState.GUEST_VALID, False, ["the RMP has 0x5000"]),
+    ],
+)
+def test_a_page_in_another_state_than_it_was_put_in_is_named(
+    gpa: int,
+    state: snp.PageState,
+    large: bool,
+    told: list[str],
+    snp_bench: Callable[[snp.Given], SnpBench],
+) -> None:
+    rmp = {gpa: snp.RmpEntry(state, large)}
+    lost = snp_bench(snp.Given(_FIELDS, (_PAGE,), (), rmp)).lost()
+    assert [line[: len("the RMP has 0x1000")] for line in lost] == told
+
+
+def test_a_page_faulted_in_elsewhere_is_named_and_one_that_is_missing(
+    snp_bench: Callable[[snp.Given], SnpBench],
+) -> None:
+    rmp = {0x6000: snp.RmpEntry(snp.PageState.GUEST_INVALID, large=False)}
+    bench = snp_bench(snp.Given(_FIELDS, (_PAGE,), (), rmp))
+    bench.wants_faulted(0x5000)
+    elsewhere, missing = bench.lost()
+    assert elsewhere.startswith("the RMP has 0x6000 as")
+    assert missing == "the RMP has nothing of 0x5000, which was faulted in"
+
+
+def test_an_asid_of_sevs_is_named(snp_bench: Callable[[snp.Given], SnpBench]) -> None:
+    (line,) = snp_bench(snp.Given({**_FIELDS, "asid": "32"}, (_PAGE,), ())).lost()
+    assert line == "the guest's ASID is 32: those of SNP are below 32"
 
 
 def test_what_was_lost_of_one_launch_is_kept_for_the_next(

@@ -17,6 +17,8 @@ vmsas=1
 page.0=0x1000 3 0 1 2 4 {zero}
 page.1=0xfffffffff000 2 0 0 0 0 {one}
 vmsa.0=0102
+rmp.0x1000=6 0 0
+rmp.0xfffffffff000=6 0 1
 finish=1
 """
 _TDX = """\
@@ -43,6 +45,7 @@ def test_an_snp_launch_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         snp.GivenPage(0xFFFF_FFFF_F000, 2, 0, (0, 0, 0), _ONE),
     )
     assert given.vmsas == (b"\1\2",)
+    assert given.rmp == {0x1000: snp.RmpEntry(snp.PageState.GUEST_VALID, large=False)}
     assert (given.fields["policy"], given.fields["finish"]) == ("0x30000", "1")
 
 

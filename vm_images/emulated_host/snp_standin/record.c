@@ -5,6 +5,7 @@
  *
  *   policy, gosvw, tsc_khz, migration, imi   LAUNCH_START (migration: an agent, imi: an image)
  *   asid                                     ACTIVATE
+ *   rmp.GPA  each page that is the ASID's now: its state, whether of 2 MiB, whether a VMSA
  *   page.N   a LAUNCH_UPDATE that succeeded: guest address, type, IMI, permissions of VMPL 1 to 3,
  *            SHA-384 of the contents before the firmware changed any; VMSAs among them
  *   vmsa.N   the contents of the Nth VMSA
@@ -111,6 +112,7 @@ void record_report(struct seq_file *out)
 	seq_printf(out, "policy=%#llx\ntsc_khz=%u\nmigration=%d\nimi=%d\nasid=%u\n", launch.policy,
 		   launch.tsc_khz, launch.migration, launch.imi, launch.asid);
 	show_hex(out, "gosvw", launch.gosvw, sizeof(launch.gosvw));
+	rmp_report_asid(out, launch.asid);
 	seq_printf(out, "pages=%u\nvmsas=%u\n", launch.pages, launch.vmsas);
 	for (i = 0; i < min_t(u32, launch.pages, PAGES); i++)
 		seq_printf(out, "page.%u=%#llx %u %u %u %u %u %48phN\n", i, pages[i].gpa,

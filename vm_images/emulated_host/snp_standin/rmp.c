@@ -222,6 +222,21 @@ void rmp_count(unsigned long counts[PAGE_STATES])
 		counts[rmp_state((union rmp_entry){ .raw = xa_to_value(held) })]++;
 }
 
+/* The entries of an ASID: guest address, state (enum page_state), whether of 2 MiB. */
+void rmp_report_asid(struct seq_file *out, u32 asid)
+{
+	unsigned long pfn;
+	void *held;
+
+	xa_for_each(&table, pfn, held) {
+		union rmp_entry entry = { .raw = xa_to_value(held) };
+
+		if (asid && entry.asid == asid)
+			seq_printf(out, "rmp.%#llx=%d %d %d\n", (u64)entry.gfn << PAGE_SHIFT,
+				   rmp_state(entry), entry.large, entry.vmsa);
+	}
+}
+
 unsigned long rmp_pages_of_asid(u32 asid)
 {
 	unsigned long pfn, count = 0;

@@ -69,6 +69,7 @@ int rmp_put(u64 pfn, union rmp_entry entry);
 void rmp_seal(u64 pfn);
 void rmp_count(unsigned long counts[PAGE_STATES]);
 unsigned long rmp_pages_of_asid(u32 asid);
+void rmp_report_asid(struct seq_file *out, u32 asid);
 void rmp_forget(void);
 void rmp_report(struct seq_file *out);
 

@@ -42,7 +42,7 @@ static u64 call_leaf(enum tdh_leaf leaf, struct tdx_module_args *regs)
 	case TDH_PHYMEM_CACHE_WB:
 		return phymem_cache_wb();
 	case TDH_PHYMEM_PAGE_WBINVD:
-		return phymem_page_wbinvd(rcx);
+		return phymem_page_wbinvd(rcx, rdx);
 	case TDH_PHYMEM_PAGE_RECLAIM:
 		return phymem_page_reclaim(regs);
 	case TDH_MEM_TRACK:
@@ -83,6 +83,15 @@ bool tdx_module_fails(u32 call)
 	fails = injected(call, &status);
 	spin_unlock_irqrestore(&module_lock, flags);
 	return fails;
+}
+
+void tdx_module_page_reset(u64 page)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&module_lock, flags);
+	paid(page, OWES_RESET);
+	spin_unlock_irqrestore(&module_lock, flags);
 }
 
 void tdx_module_forget(void)

@@ -35,6 +35,35 @@ bool is_page(u64 address)
 	return PAGE_ALIGNED(address) && pfn_valid(address >> PAGE_SHIFT);
 }
 
+/*
+ * What the kernel still has to do with a page that the module has given back, before it may use it:
+ * pfn -> what. A page of a TD's memory has lines in the caches under the TD's key.
+ */
+static DEFINE_XARRAY(owing);
+unsigned int unflushed, unreset;
+
+static void owe(u64 page, unsigned long what)
+{
+	void *held = xa_load(&owing, page >> PAGE_SHIFT);
+	unsigned long before = held ? xa_to_value(held) & (OWES_FLUSH | OWES_RESET) : 0;
+
+	unflushed += !!(what & OWES_FLUSH) - !!(before & OWES_FLUSH);
+	unreset += !!(what & OWES_RESET) - !!(before & OWES_RESET);
+	if (what & (OWES_FLUSH | OWES_RESET))
+		xa_store(&owing, page >> PAGE_SHIFT, xa_mk_value(what), GFP_ATOMIC);
+	else
+		xa_erase(&owing, page >> PAGE_SHIFT);
+}
+
+/* What was done: a write-back, or tdx_quirk_reset_paddr(). */
+void paid(u64 page, unsigned long what)
+{
+	void *held = xa_load(&owing, page >> PAGE_SHIFT);
+
+	if (held)
+		owe(page, xa_to_value(held) & ~what);
+}
+
 /* The page must be nobody's (PT_NDA); it becomes `type` and `td`'s. */
 u64 take_page(u64 address, enum page_type type, struct td *td, int operand)
 {
@@ -52,6 +81,7 @@ u64 take_page(u64 address, enum page_type type, struct td *td, int operand)
 	entry->type = type;
 	entry->td = td;
 	owned[type]++;
+	owe(address, 0);
 	if (td)
 		td->children++;
 	return TDX_SUCCESS;
@@ -60,7 +90,11 @@ u64 take_page(u64 address, enum page_type type, struct td *td, int operand)
 void give_page(u64 address)
 {
 	struct page_entry *entry = xa_erase(&pages, address >> PAGE_SHIFT);
+	unsigned long owes = OWES_RESET;
 
+	if (entry->type == PT_REG && entry->td && entry->td->life == TD_KEYS_CONFIGURED)
+		owes |= OWES_FLUSH | (unsigned long)entry->td->hkid << OWES_HKID_SHIFT;
+	owe(address, owes);
 	owned[entry->type]--;
 	if (entry->td)
 		entry->td->children--;
@@ -109,7 +143,9 @@ void forget_pages(void)
 	xa_for_each(&pages, index, entry)
 		kfree(entry);
 	xa_destroy(&pages);
+	xa_destroy(&owing);
 	memset(owned, 0, sizeof(owned));
+	unflushed = unreset = 0;
 }
 
 static int set_leak(const char *value, const struct kernel_param *param)
@@ -125,12 +161,19 @@ static int set_leak(const char *value, const struct kernel_param *param)
 	return rc;
 }
 
-/* Only pages that the module has given back may be written back for it. */
-u64 phymem_page_wbinvd(u64 page)
+/*
+ * Only pages that the module has given back may be written back for it. The key, which on hardware
+ * is in the upper bits of RCX, comes in RDX; that of the module itself, for a TDR, is 0.
+ */
+u64 phymem_page_wbinvd(u64 page, u64 hkid)
 {
+	void *held = xa_load(&owing, page >> PAGE_SHIFT);
+
 	if (!is_page(page))
 		return TDX_OPERAND_INVALID | OPERAND_RCX;
 	if (type_of(page) != PT_NDA && !is_leaked(entry_of(page)))
 		return TDX_PAGE_METADATA_INCORRECT | OPERAND_RCX;
+	if (held && hkid == xa_to_value(held) >> OWES_HKID_SHIFT)
+		paid(page, OWES_FLUSH);
 	return TDX_SUCCESS;
 }

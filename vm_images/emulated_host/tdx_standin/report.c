@@ -11,13 +11,15 @@ void tdx_module_show(struct seq_file *seq)
 	unsigned long flags, index, at;
 	struct sept_leaf *leaf;
 	u64 all_calls;
-	unsigned int injections;
+	unsigned int injections, flush, reset;
 	struct td *td;
 
 	spin_lock_irqsave(&module_lock, flags);
 	shown = last_measured;
 	all_calls = seamcalls;
 	injections = injections_struck();
+	flush = unflushed;
+	reset = unreset;
 	memcpy(by_type, owned, sizeof(owned));
 	xa_for_each(&tds, index, td) {
 		count++;
@@ -35,6 +37,7 @@ void tdx_module_show(struct seq_file *seq)
 	seq_printf(seq, "pages_tdr=%u\npages_tdcx=%u\npages_tdvpr=%u\npages_sept=%u\npages_reg=%u\n",
 		   by_type[PT_TDR], by_type[PT_TDCX], by_type[PT_TDVPR], by_type[PT_EPT],
 		   by_type[PT_REG]);
+	seq_printf(seq, "pages_unflushed=%u\npages_unreset=%u\n", flush, reset);
 	seq_printf(seq, "sept_mapped=%u\nsept_pending=%u\nsept_blocked=%u\n", leaves[SEPT_MAPPED],
 		   leaves[SEPT_PENDING], leaves[SEPT_BLOCKED] + leaves[SEPT_PENDING_BLOCKED]);
 	seq_printf(seq, "tds=%u\nkeyids=%u\nkeyids_all=%u\nseamcalls=%llu\ninjected=%u\n", count,

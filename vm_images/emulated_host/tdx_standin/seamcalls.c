@@ -258,29 +258,36 @@ u64 tdh_phymem_cache_wb(bool resume)
 }
 EXPORT_SYMBOL_GPL(tdh_phymem_cache_wb);
 
-/* Emulated memory has no key ID bits: the address goes in without. */
-static u64 write_back(u64 address)
+/* Emulated memory has no key ID bits: the address goes in without, and the key beside it. */
+static u64 write_back(u64 address, u64 hkid)
 {
-	struct tdx_module_args regs = { .rcx = address };
+	struct tdx_module_args regs = { .rcx = address, .rdx = hkid };
 
 	return seamcall(TDH_PHYMEM_PAGE_WBINVD, &regs);
 }
 
 u64 tdh_phymem_page_wbinvd_tdr(struct tdx_td *td)
 {
-	return write_back(page_to_phys(td->tdr_page));
+	return write_back(page_to_phys(td->tdr_page), 0);
 }
 EXPORT_SYMBOL_GPL(tdh_phymem_page_wbinvd_tdr);
 
 u64 tdh_phymem_page_wbinvd_hkid(u64 hkid, kvm_pfn_t pfn)
 {
-	return write_back(PFN_PHYS(pfn));
+	return write_back(PFN_PHYS(pfn), hkid);
 }
 EXPORT_SYMBOL_GPL(tdh_phymem_page_wbinvd_hkid);
 
-/* The kernel clears pages here on processors with the partial-write erratum only. */
+/*
+ * The kernel clears pages here on processors with the partial-write erratum only. KVM has to call it
+ * for each page that it gets back, and that is seen to.
+ */
 void tdx_quirk_reset_paddr(unsigned long base, unsigned long size)
 {
+	unsigned long page;
+
+	for (page = base; page < base + size; page += PAGE_SIZE)
+		tdx_module_page_reset(page);
 }
 EXPORT_SYMBOL_GPL(tdx_quirk_reset_paddr);
 

@@ -139,6 +139,13 @@ u32 cpuid_config_allowed(int config, int reg);
 
 extern unsigned int owned[PT_EPT + 1];
 
+/* What the kernel owes to a page that it got back, and above it the key that its lines have. */
+#define OWES_FLUSH BIT(0)
+#define OWES_RESET BIT(1)
+#define OWES_HKID_SHIFT 2
+extern unsigned int unflushed, unreset;
+void paid(u64 page, unsigned long what);
+
 bool is_page(u64 address);
 struct page_entry *entry_of(u64 address);
 enum page_type type_of(u64 address);
@@ -147,7 +154,7 @@ void give_page(u64 address);
 void remove_page(u64 address);
 void forget_pages(void);
 bool is_leaked(const struct page_entry *entry);
-u64 phymem_page_wbinvd(u64 page);
+u64 phymem_page_wbinvd(u64 page, u64 hkid);
 
 /* ---------------------------------------------------------------- td.c: from creation to the end */
 

@@ -51,6 +51,7 @@ void record_show(struct seq_file *seq);
 #define KEYID_ALLOC 0x100
 bool tdx_module_fails(u32 call);
 void tdx_module_forget(void);
+void tdx_module_page_reset(u64 page);
 
 /* seamcalls.c: has no interface but the functions it exports to kvm-intel. */
 
