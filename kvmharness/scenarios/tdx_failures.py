@@ -9,8 +9,10 @@ module was left with when the TD is gone, and whether the next TD can be launche
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kvmharness.kvm.mapping import PAGE_SIZE
@@ -223,7 +225,23 @@ def _left_since(before: dict[str, int]) -> dict[str, int]:
     return {name: count - before.get(name, 0) for name, count in seen.items()}
 
 
+@contextmanager
+def _on_one_processor() -> Iterator[None]:
+    """Keep this thread where it is.
+
+    A vCPU whose thread moves while KVM_TDX_INIT_VCPU is under way can end its VM
+    (docs/findings.md), and what KVM logs of a failure takes long enough for that.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _fail(bench: TdxBench, case: _Case) -> None:
+    bench.stack.enter_context(_on_one_processor())
     before, struck = tdx_standin.page_counts() or {}, tdx_standin.struck()
     bench.stack.callback(tdx_standin.forget)
     launch = _Launch(bench)
