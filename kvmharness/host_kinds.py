@@ -38,12 +38,14 @@ class EmulatedKind(Record, frozen=True):
     modules: tuple[str, ...]
     #: Of them, those that the kernel must have as modules.
     required: tuple[str, ...]
-    #: Of them, those that are built here from the packaged kernel's source, configured otherwise.
+    #: Of them, those that are built here from the kernel's source, configured otherwise ...
     rebuilt: tuple[str, ...]
     #: The first kernel series that has what it is for.
     oldest: Series
     #: Options of modules that are always given.
     options: Mapping[str, str] = MappingProxyType({})
+    #: ... but for a kernel that is configured with this (without CONFIG_): it has its own.
+    own_with: str = ""
 
 
 _SNP = EmulatedKind(
@@ -75,6 +77,7 @@ _TDX = EmulatedKind(
     # KVM has TDX since 6.16; the stand-in takes the place of functions as they are since 7.2.
     oldest=(7, 2),
     options={"kvm-intel": "tdx=1 nested=0"},
+    own_with="INTEL_TDX_HOST",
 )
 
 #: The kinds of emulated hosts, by name.

@@ -3,7 +3,8 @@
 
 kvm.ko, kvm-amd.ko and guest_memfd are the kernel's own; the stand-in models the silicon below
 them (vm_images/emulated_host). What is seen there is the kernel's doing, never a hardware pass.
-For TDX, which packaged kernels have off, kvm-intel.ko is built from their source (tdx_build.py).
+For TDX, which packaged kernels have off, kvm-intel.ko is built from their source (tdx_build.py); a
+kernel of one's own that has it on brings its own.
 
 The guest's root is the caller's, read-only, with a memory file system above it: every path can be
 written inside and nothing reaches the caller, but for the directories given as `writable`. The
@@ -39,6 +40,7 @@ from kvmharness.kernels import (
     resolve,
     spec,
     tdx_build,
+    tdx_tree,
 )
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE, HostLabel
@@ -68,8 +70,8 @@ _PASSED = re.compile(
     r"PATH|HOME|USER|LOGNAME|VIRTUAL_ENV|LANG|LC_.*|TZ|TERM|NO_COLOR|CI|PYTHON.*|PYTEST_.*|"
     r"KVMHARNESS_(?!CACHE$|HOST$|HOST_KERNEL$).*"
 )
-#: What builds a module that a kind has rebuilt.
-_BUILDERS = {"kvm-intel": tdx_build.build_kvm_intel}
+#: What builds a module that a kind has rebuilt, of a packaged kernel and of a tree.
+_BUILDERS = {"kvm-intel": (tdx_build.build_kvm_intel, tdx_tree.build_kvm_intel)}
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ class EmulatedHost:
         with _as_missing(kind):
             machine = qemu.find()
             shell = busybox.find()
-            rebuilt = [name for name in chosen.rebuilt if name not in ready.replaced]
-            built = {name: _BUILDERS[name](source, ready) for name in rebuilt}
+            rebuilt = suitable.to_rebuild(chosen, ready)
+            built = {name: _builder(name, ready)(source, ready) for name in rebuilt}
             built[chosen.standin] = modulebuild.build(source, ready)
         facts = {
             "kind": kind,
@@ -120,7 +122,7 @@ class EmulatedHost:
             "qemu": machine.version,
             "standin": source.digest(),
             # Not as packaged: built from the kernel's source, changed or configured otherwise.
-            "rebuilt": sorted({*chosen.rebuilt, *ready.replaced} & set(chosen.modules)),
+            "rebuilt": sorted({*rebuilt, *ready.replaced} & set(chosen.modules)),
         }
         return cls(chosen, ready, machine, built, shell, facts)
 
@@ -310,6 +312,11 @@ def _kept_if_failed(
     if run.verdict is Verdict.FINISHED:
         return run
     return replace(run, again=again.keep(machine, archive, run.console, interactive=interactive))
+
+
+def _builder(name: str, kernel: Kernel) -> Callable[[modulebuild.ModuleSource, Kernel], Path]:
+    packaged, of_tree = _BUILDERS[name]
+    return packaged if kernel.tree is None else of_tree
 
 
 def _kernel(kind: EmulatedKind, wanted: str | Kernel, *, update: bool) -> Kernel:

@@ -16,19 +16,28 @@ def why_not(kind: EmulatedKind, kernel: Kernel) -> str | None:
     """Return why `kernel` can't be booted as a host of this kind; None if it can."""
     if too_old := why_not_release(kind, kernel.release):
         return too_old
-    if kind.rebuilt and kernel.tree is not None:
-        return "it takes a packaged kernel (--kernel 7.3), not a build tree"
-    if kind.rebuilt and not kernel.headers:
-        return f"the headers to build {', '.join(kind.rebuilt)} with are not packaged"
+    rebuilt = to_rebuild(kind, kernel)
+    if rebuilt and kernel.tree is None and not kernel.headers:
+        return f"the headers to build {', '.join(rebuilt)} with are not packaged"
     config = None if kernel.tree is None else kernel_config.of_tree(kernel.tree)
     if config is not None and (lacking := kernel_config.why_not(config, kind.name)):
         return lacking
-    for needed in (*kind.required, *ROOT_MODULES):
+    own = tuple(name for name in kind.rebuilt if name not in rebuilt)
+    for needed in (*kind.required, *own, *ROOT_MODULES):
         # A tree's own kernel may have the root's built in; what the stand-in goes between may not.
-        built_in = kernel.tree is not None and needed not in kind.required
+        built_in = kernel.tree is not None and needed in ROOT_MODULES
         if kernel.module(needed) is None and not built_in:
             return f"it has no {needed}.ko: build it as a module"
     return None
+
+
+def to_rebuild(kind: EmulatedKind, kernel: Kernel) -> tuple[str, ...]:
+    """Return the modules to build for such a host from the kernel's source: none that it has."""
+    if kernel.tree is not None:
+        config = kernel_config.of_tree(kernel.tree) or {}
+        if config.get(kind.own_with) == "y":
+            return ()
+    return tuple(name for name in kind.rebuilt if name not in kernel.replaced)
 
 
 def why_not_release(kind: EmulatedKind, release: str) -> str | None:

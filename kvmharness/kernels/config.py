@@ -86,7 +86,11 @@ def of_tree(tree: Path) -> dict[str, str] | None:
 
 def missing(config: Mapping[str, str], kind: str) -> list[Option]:
     """Return what of the options that hosts of this kind take a configuration has otherwise."""
-    wanted = (each for each in options(fragment("host")) if each.part in (_COMMON, kind))
+    parts = {_COMMON, kind}
+    # A kernel without TDX host support has kvm-intel.ko built for it, with TDX.
+    if config.get("INTEL_TDX_HOST") == "y":
+        parts.add(f"{kind}, INTEL_TDX_HOST")
+    wanted = (each for each in options(fragment("host")) if each.part in parts)
     return [option for option in wanted if not option.held_by(config)]
 
 

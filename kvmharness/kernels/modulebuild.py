@@ -131,12 +131,21 @@ def _copy_source(source: ModuleSource, directory: Path) -> None:
 
 def _build_in_tree(source: ModuleSource, tree: Path, stage: Path) -> Path:
     """Build against a user's kernel tree with the user's own make and compiler."""
-    if shutil.which("make") is None:
-        raise MissingCapability("building the stand-in module", "make is not installed")
     directory = stage / "src"
     _copy_source(source, directory)
-    _make(["make", "-s", "-C", str(tree), f"M={directory}", "modules"], f"{source.name}.ko")
+    make_in_tree(tree, directory, f"{source.name}.ko")
     return directory / f"{source.name}.ko"
+
+
+def make_in_tree(tree: Path, directory: Path, module: str, *arguments: str) -> None:
+    """Build the modules of `directory` with a user's `tree`; BuildFailed names `module`.
+
+    make and the compiler are the user's, as in the tree's own build.
+    """
+    if shutil.which("make") is None:
+        raise MissingCapability("building for a kernel tree", "make is not installed")
+    argv = ["make", "-s", "-C", str(tree), f"M={directory}", *arguments, "modules"]
+    _make(argv, module)
 
 
 @dataclass(frozen=True)

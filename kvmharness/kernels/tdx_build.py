@@ -101,5 +101,5 @@ def _exported(standin: ModuleSource) -> str:
     Written here and not taken from its build, so that a changed stand-in does not rebuild KVM.
     """
     text = "".join(path.read_text() for path in sorted(standin.directory.glob("*.c")))
-    names = re.findall(r"^EXPORT_SYMBOL_GPL\((\w+)\);", text, re.MULTILINE)
+    names = re.findall(r"(?:\bEACH|^EXPORT_SYMBOL_GPL)\((\w+)\)", text, re.MULTILINE)
     return "".join(f"0x00000000\t{name}\t{standin.name}\tEXPORT_SYMBOL_GPL\t\n" for name in names)

@@ -11,6 +11,7 @@ import pytest
 from kvmharness.errors import MissingCapability
 from kvmharness.host_kinds import EMULATED
 from kvmharness.hosts import emulated, qemu, suitable
+from kvmharness.kernels import config
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.probe import facts
 
@@ -106,7 +107,7 @@ def test_a_series_that_is_too_old_is_not_fetched(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_build_tree_serves_where_nothing_is_rebuilt(tmp_path: Path) -> None:
+def test_a_build_tree_serves_and_may_have_the_root_built_in(tmp_path: Path) -> None:
     tree = Kernel("7.3.0-rc1+", tmp_path, tmp_path, "a tree", tree=tmp_path)
     for name in ("kvm", "kvm-amd"):
         (tmp_path / f"{name}.ko").touch()
@@ -116,6 +117,25 @@ def test_a_build_tree_serves_where_nothing_is_rebuilt(tmp_path: Path) -> None:
     assert suitable.why_not(EMULATED["emulated-snp"], tree) == (
         "it has no kvm.ko: build it as a module"
     )
-    told = suitable.why_not(EMULATED["emulated-tdx"], tree)
+
+
+def test_a_tree_with_tdx_brings_its_own_kvm_intel(tmp_path: Path) -> None:
+    """And one without has it built, as a packaged kernel does."""
+    kind = EMULATED["emulated-tdx"]
+    tree = Kernel("7.3.0-rc1+", tmp_path, tmp_path, "a tree", tree=tmp_path)
+    (tmp_path / "kvm.ko").touch()
+    options = [each for each in config.options(config.fragment("host")) if each.wanted != "n"]
+    without = "".join(f"{each}\n" for each in options if each.name != "KVM_INTEL_TDX")
+    (tmp_path / ".config").write_text(without)
+    assert suitable.to_rebuild(kind, tree) == ("kvm-intel",)
+    assert suitable.why_not(kind, tree) is None
+    (tmp_path / ".config").write_text(f"{without}CONFIG_INTEL_TDX_HOST=y\n")
+    told = suitable.why_not(kind, tree)
     assert told is not None
-    assert "not a build tree" in told
+    assert "CONFIG_KVM_INTEL_TDX=y" in told
+    with_tdx = f"{without}CONFIG_INTEL_TDX_HOST=y\nCONFIG_KVM_INTEL_TDX=y\n"
+    (tmp_path / ".config").write_text(with_tdx)
+    assert suitable.to_rebuild(kind, tree) == ()
+    assert suitable.why_not(kind, tree) == "it has no kvm-intel.ko: build it as a module"
+    (tmp_path / "kvm-intel.ko").touch()
+    assert suitable.why_not(kind, tree) is None

@@ -2,7 +2,7 @@
 /*
  * The stand-in for a TDX host: start, its state in /proc, and the refusal of what it can't do.
  *
- * Load order: kvm, tdx_standin, kvm-intel (built with CONFIG_KVM_INTEL_TDX).
+ * Load order: kvm, tdx_standin, kvm-intel (with CONFIG_KVM_INTEL_TDX).
  */
 #include <linux/kvm_host.h>
 #include <linux/module.h>
@@ -50,6 +50,8 @@ static int __init tdx_standin_init(void)
 
 	if (!rc)
 		rc = redirect(&vm_types);
+	if (!rc)
+		rc = seamcalls_start();
 	if (!rc)
 		rc = vmx_cpu_start();
 	if (rc)

@@ -54,6 +54,45 @@ int redirect(struct redirect *redirect)
 	return rc;
 }
 
+static void notrace enter_one_of(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
+				 struct ftrace_regs *regs)
+{
+	struct replacement *each;
+
+	/* The traced call is at a function's entry, or after its landing pad (ENDBR, 4 bytes). */
+	for (each = ops->private; each->name; each++)
+		if (ip - each->address <= 4)
+			ftrace_regs_set_instruction_pointer(regs, (unsigned long)each->to);
+}
+
+static struct ftrace_ops list_ops = {
+	.func = enter_one_of,
+	.flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_RECURSION,
+};
+
+/*
+ * For one list only, and not undone. One registration for all of it: each rewrites the kernel's text,
+ * which is slow under emulation.
+ */
+int redirect_all(struct replacement *list)
+{
+	struct replacement *each;
+	int rc = 0;
+
+	for (each = list; each->name && !rc; each++) {
+		each->address = symbol_address(each->name);
+		if (!each->address) {
+			pr_err("tdx_standin: this kernel has no function %s\n", each->name);
+			return -ENOENT;
+		}
+		rc = ftrace_set_filter_ip(&list_ops, each->address, 0, 0);
+		if (rc)
+			pr_err("tdx_standin: %s can't be redirected (%d)\n", each->name, rc);
+	}
+	list_ops.private = list;
+	return rc ?: register_ftrace_function(&list_ops);
+}
+
 /* Kernel data may be mapped read-only after boot: write through a mapping of our own. */
 int overwrite_data(void *address, const void *value, size_t size)
 {

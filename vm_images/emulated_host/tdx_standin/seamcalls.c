@@ -3,8 +3,8 @@
  * The functions that kvm-intel calls to reach the TDX module.
  *
  * On a kernel with CONFIG_INTEL_TDX_HOST they are in arch/x86/virt/vmx/tdx/tdx.c and end in the
- * SEAMCALL instruction; this kernel is built without. They load the same registers here and end in
- * the software TDX module.
+ * SEAMCALL instruction. They load the same registers here and end in the software TDX module. The
+ * calls of such a kernel are led here; one without gets the functions from here, exported.
  */
 #include <linux/export.h>
 #include <linux/idr.h>
@@ -61,13 +61,11 @@ u64 tdh_mng_create(struct tdx_td *td, u16 hkid)
 
 	return seamcall(TDH_MNG_CREATE, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_mng_create);
 
 u64 tdh_mng_key_config(struct tdx_td *td)
 {
 	return on_td(TDH_MNG_KEY_CONFIG, td);
 }
-EXPORT_SYMBOL_GPL(tdh_mng_key_config);
 
 u64 tdh_mng_addcx(struct tdx_td *td, struct page *tdcs_page)
 {
@@ -77,7 +75,6 @@ u64 tdh_mng_addcx(struct tdx_td *td, struct page *tdcs_page)
 
 	return seamcall(TDH_MNG_ADDCX, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_mng_addcx);
 
 u64 tdh_mng_init(struct tdx_td *td, u64 td_params, u64 *extended_err)
 {
@@ -87,7 +84,6 @@ u64 tdh_mng_init(struct tdx_td *td, u64 td_params, u64 *extended_err)
 	*extended_err = regs.rcx;
 	return status;
 }
-EXPORT_SYMBOL_GPL(tdh_mng_init);
 
 u64 tdh_mng_rd(struct tdx_td *td, u64 field, u64 *data)
 {
@@ -97,19 +93,16 @@ u64 tdh_mng_rd(struct tdx_td *td, u64 field, u64 *data)
 	*data = regs.r8;
 	return status;
 }
-EXPORT_SYMBOL_GPL(tdh_mng_rd);
 
 u64 tdh_mng_vpflushdone(struct tdx_td *td)
 {
 	return on_td(TDH_MNG_VPFLUSHDONE, td);
 }
-EXPORT_SYMBOL_GPL(tdh_mng_vpflushdone);
 
 u64 tdh_mng_key_freeid(struct tdx_td *td)
 {
 	return on_td(TDH_MNG_KEY_FREEID, td);
 }
-EXPORT_SYMBOL_GPL(tdh_mng_key_freeid);
 
 /* ---------------------------------------------------------------- vCPUs */
 
@@ -119,7 +112,6 @@ u64 tdh_vp_create(struct tdx_td *td, struct tdx_vp *vp)
 
 	return seamcall(TDH_VP_CREATE, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_vp_create);
 
 u64 tdh_vp_addcx(struct tdx_vp *vp, struct page *tdcx_page)
 {
@@ -127,7 +119,6 @@ u64 tdh_vp_addcx(struct tdx_vp *vp, struct page *tdcx_page)
 
 	return seamcall(TDH_VP_ADDCX, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_vp_addcx);
 
 u64 tdh_vp_init(struct tdx_vp *vp, u64 initial_rcx, u32 x2apicid)
 {
@@ -135,7 +126,6 @@ u64 tdh_vp_init(struct tdx_vp *vp, u64 initial_rcx, u32 x2apicid)
 
 	return seamcall(TDH_VP_INIT, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_vp_init);
 
 u64 tdh_vp_rd(struct tdx_vp *vp, u64 field, u64 *data)
 {
@@ -145,7 +135,6 @@ u64 tdh_vp_rd(struct tdx_vp *vp, u64 field, u64 *data)
 	*data = regs.r8;
 	return status;
 }
-EXPORT_SYMBOL_GPL(tdh_vp_rd);
 
 u64 tdh_vp_wr(struct tdx_vp *vp, u64 field, u64 data, u64 mask)
 {
@@ -155,7 +144,6 @@ u64 tdh_vp_wr(struct tdx_vp *vp, u64 field, u64 data, u64 mask)
 
 	return seamcall(TDH_VP_WR, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_vp_wr);
 
 u64 tdh_vp_flush(struct tdx_vp *vp)
 {
@@ -163,7 +151,6 @@ u64 tdh_vp_flush(struct tdx_vp *vp)
 
 	return seamcall(TDH_VP_FLUSH, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_vp_flush);
 
 /* KVM calls this one from code that must not be instrumented, and without the retry. */
 noinstr u64 tdh_vp_enter(struct tdx_vp *vp, struct tdx_module_args *args)
@@ -176,7 +163,6 @@ noinstr u64 tdh_vp_enter(struct tdx_vp *vp, struct tdx_module_args *args)
 	instrumentation_end();
 	return status;
 }
-EXPORT_SYMBOL_GPL(tdh_vp_enter);
 
 /* ---------------------------------------------------------------- guest memory */
 
@@ -185,7 +171,6 @@ u64 tdh_mem_sept_add(struct tdx_td *td, u64 gpa, enum pg_level level, struct pag
 {
 	return on_gpa(TDH_MEM_SEPT_ADD, td, gpa, level, page_to_phys(page), 0, ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_sept_add);
 
 u64 tdh_mem_page_add(struct tdx_td *td, u64 gpa, kvm_pfn_t pfn, struct page *source,
 		     u64 *ext_err1, u64 *ext_err2)
@@ -193,34 +178,29 @@ u64 tdh_mem_page_add(struct tdx_td *td, u64 gpa, kvm_pfn_t pfn, struct page *sou
 	return on_gpa(TDH_MEM_PAGE_ADD, td, gpa, PG_LEVEL_4K, PFN_PHYS(pfn), page_to_phys(source),
 		      ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_page_add);
 
 u64 tdh_mem_page_aug(struct tdx_td *td, u64 gpa, enum pg_level level, kvm_pfn_t pfn,
 		     u64 *ext_err1, u64 *ext_err2)
 {
 	return on_gpa(TDH_MEM_PAGE_AUG, td, gpa, level, PFN_PHYS(pfn), 0, ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_page_aug);
 
 u64 tdh_mem_range_block(struct tdx_td *td, u64 gpa, enum pg_level level, u64 *ext_err1,
 			u64 *ext_err2)
 {
 	return on_gpa(TDH_MEM_RANGE_BLOCK, td, gpa, level, 0, 0, ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_range_block);
 
 u64 tdh_mem_track(struct tdx_td *td)
 {
 	return on_td(TDH_MEM_TRACK, td);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_track);
 
 u64 tdh_mem_page_remove(struct tdx_td *td, u64 gpa, enum pg_level level, u64 *ext_err1,
 			u64 *ext_err2)
 {
 	return on_gpa(TDH_MEM_PAGE_REMOVE, td, gpa, level, 0, 0, ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mem_page_remove);
 
 /* ---------------------------------------------------------------- measurement */
 
@@ -228,13 +208,11 @@ u64 tdh_mr_extend(struct tdx_td *td, u64 gpa, u64 *ext_err1, u64 *ext_err2)
 {
 	return on_gpa(TDH_MR_EXTEND, td, gpa, PG_LEVEL_4K, 0, 0, ext_err1, ext_err2);
 }
-EXPORT_SYMBOL_GPL(tdh_mr_extend);
 
 u64 tdh_mr_finalize(struct tdx_td *td)
 {
 	return on_td(TDH_MR_FINALIZE, td);
 }
-EXPORT_SYMBOL_GPL(tdh_mr_finalize);
 
 /* ---------------------------------------------------------------- physical memory */
 
@@ -248,7 +226,6 @@ u64 tdh_phymem_page_reclaim(struct page *page, u64 *tdx_pt, u64 *tdx_owner, u64 
 	*tdx_size = regs.r8;
 	return status;
 }
-EXPORT_SYMBOL_GPL(tdh_phymem_page_reclaim);
 
 u64 tdh_phymem_cache_wb(bool resume)
 {
@@ -256,7 +233,6 @@ u64 tdh_phymem_cache_wb(bool resume)
 
 	return seamcall(TDH_PHYMEM_CACHE_WB, &regs);
 }
-EXPORT_SYMBOL_GPL(tdh_phymem_cache_wb);
 
 /* Emulated memory has no key ID bits: the address goes in without, and the key beside it. */
 static u64 write_back(u64 address, u64 hkid)
@@ -270,13 +246,11 @@ u64 tdh_phymem_page_wbinvd_tdr(struct tdx_td *td)
 {
 	return write_back(page_to_phys(td->tdr_page), 0);
 }
-EXPORT_SYMBOL_GPL(tdh_phymem_page_wbinvd_tdr);
 
 u64 tdh_phymem_page_wbinvd_hkid(u64 hkid, kvm_pfn_t pfn)
 {
 	return write_back(PFN_PHYS(pfn), hkid);
 }
-EXPORT_SYMBOL_GPL(tdh_phymem_page_wbinvd_hkid);
 
 /*
  * The kernel clears pages here on processors with the partial-write erratum only. KVM has to call it
@@ -289,7 +263,6 @@ void tdx_quirk_reset_paddr(unsigned long base, unsigned long size)
 	for (page = base; page < base + size; page += PAGE_SIZE)
 		tdx_module_page_reset(page);
 }
-EXPORT_SYMBOL_GPL(tdx_quirk_reset_paddr);
 
 /* ---------------------------------------------------------------- the module as a whole */
 
@@ -297,7 +270,6 @@ const struct tdx_sys_info *tdx_get_sysinfo(void)
 {
 	return tdx_module_info();
 }
-EXPORT_SYMBOL_GPL(tdx_get_sysinfo);
 
 static DEFINE_IDA(keyids);
 
@@ -307,13 +279,11 @@ int tdx_guest_keyid_alloc(void)
 		return -ENOSPC;
 	return ida_alloc_range(&keyids, FIRST_KEYID, FIRST_KEYID + KEYIDS - 1, GFP_KERNEL);
 }
-EXPORT_SYMBOL_GPL(tdx_guest_keyid_alloc);
 
 void tdx_guest_keyid_free(unsigned int keyid)
 {
 	ida_free(&keyids, keyid);
 }
-EXPORT_SYMBOL_GPL(tdx_guest_keyid_free);
 
 /* The keys of TDs that failures on purpose left behind, with all that the module has of them. */
 static int forget(const char *text, const struct kernel_param *param)
@@ -330,4 +300,44 @@ u32 tdx_get_nr_guest_keyids(void)
 {
 	return KEYIDS;
 }
-EXPORT_SYMBOL_GPL(tdx_get_nr_guest_keyids);
+
+/* ---------------------------------------------------------------- how kvm-intel gets to them */
+
+/* All that kvm-intel calls, but for tdh_vp_enter(). */
+#define FUNCTIONS(EACH) \
+	EACH(tdh_mng_create) EACH(tdh_mng_key_config) EACH(tdh_mng_addcx) \
+	EACH(tdh_mng_init) EACH(tdh_mng_rd) EACH(tdh_mng_vpflushdone) \
+	EACH(tdh_mng_key_freeid) EACH(tdh_vp_create) EACH(tdh_vp_addcx) EACH(tdh_vp_init) \
+	EACH(tdh_vp_rd) EACH(tdh_vp_wr) EACH(tdh_vp_flush) EACH(tdh_mem_sept_add) \
+	EACH(tdh_mem_page_add) EACH(tdh_mem_page_aug) EACH(tdh_mem_range_block) \
+	EACH(tdh_mem_track) EACH(tdh_mem_page_remove) EACH(tdh_mr_extend) \
+	EACH(tdh_mr_finalize) EACH(tdh_phymem_page_reclaim) EACH(tdh_phymem_cache_wb) \
+	EACH(tdh_phymem_page_wbinvd_tdr) EACH(tdh_phymem_page_wbinvd_hkid) \
+	EACH(tdx_quirk_reset_paddr) EACH(tdx_get_sysinfo) EACH(tdx_guest_keyid_alloc) \
+	EACH(tdx_guest_keyid_free) EACH(tdx_get_nr_guest_keyids)
+
+#ifdef KERNEL_HAS_TDX
+
+#define LED_HERE(function) { .name = #function, .to = function },
+
+static struct replacement replacements[] = { FUNCTIONS(LED_HERE) {} };
+
+/* Not tdh_vp_enter(), which ftrace can't reach: it enters a vCPU, and none runs here. */
+int seamcalls_start(void)
+{
+	return redirect_all(replacements);
+}
+
+#else
+
+#define EXPORTED(function) EXPORT_SYMBOL_GPL(function);
+
+FUNCTIONS(EXPORTED)
+EXPORT_SYMBOL_GPL(tdh_vp_enter);
+
+int seamcalls_start(void)
+{
+	return 0;
+}
+
+#endif

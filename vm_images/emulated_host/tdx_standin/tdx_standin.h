@@ -53,7 +53,8 @@ bool tdx_module_fails(u32 call);
 void tdx_module_forget(void);
 void tdx_module_page_reset(u64 page);
 
-/* seamcalls.c: has no interface but the functions it exports to kvm-intel. */
+/* seamcalls.c: the functions that kvm-intel calls. */
+int seamcalls_start(void);
 
 /* vmx_cpu.c: the processor's side. */
 int vmx_cpu_start(void);
@@ -67,9 +68,17 @@ struct redirect {
 	struct ftrace_ops ops;
 };
 
+/* One of a list that ends with a name of NULL: calls of the function go to `to`. */
+struct replacement {
+	const char *name;
+	void *to;
+	unsigned long address;
+};
+
 int find_symbols(void);
 unsigned long symbol_address(const char *name);
 int redirect(struct redirect *redirect);
+int redirect_all(struct replacement *list);
 int overwrite_data(void *address, const void *value, size_t size);
 
 #endif
