@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 Report = Callable[[float], None]
 
 _muted = False
+#: Seconds.
+_MINUTE = 60.0
 
 
 @contextlib.contextmanager
@@ -32,26 +34,58 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def step(text: str) -> Iterator[Report]:
-    """Announce a long step and give a function that reports the part done."""
+def step(text: str, *, timed: bool = False) -> Iterator[Report]:
+    """Announce a long step and give a function that reports the part done.
+
+    `timed`: it takes minutes, and says how many are left, in a log once a minute.
+    """
     if _muted:
         yield lambda done: None
     elif sys.stderr.isatty():
-        with _bar(text) as report:
+        with _bar(text, timed) as report:
             yield report
     else:
         note(text + " ...")
         began = time.monotonic()
-        yield lambda done: None
+        yield _Minutes(text, began).report if timed else lambda done: None
         note(f"{text}: done in {time.monotonic() - began:.1f} s")
 
 
-@contextlib.contextmanager
-def _bar(text: str) -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+class _Minutes:
+    """Says in a log, once a minute, how far a step is and how many minutes are left.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    The pace is this step's own: what was done before it began is not counted.
+    """
+
+    def __init__(self, text: str, began: float) -> None:
+        self._text = text
+        self._began = self._said = began
+        self._first: float | None = None
+
+    def report(self, done: float) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        if now - self._said < _MINUTE or done <= self._first:
+            return
+        self._said = now
+        left = (now - self._began) * (1 - done) / (done - self._first)
+        note(f"{self._text}: {done:.0%}, about {max(round(left / _MINUTE), 1)} min left")
+
+
+@contextlib.contextmanager
+def _bar(text: str, timed: bool) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    shown = TimeRemainingColumn() if timed else TimeElapsedColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), shown)
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(text, total=None)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kvmharness.host_kinds import EmulatedKind
 from kvmharness.kernels import config as kernel_config
 from kvmharness.kernels.kernels import Kernel
@@ -17,15 +19,15 @@ def why_not(kind: EmulatedKind, kernel: Kernel) -> str | None:
     if too_old := why_not_release(kind, kernel.release):
         return too_old
     rebuilt = to_rebuild(kind, kernel)
-    if rebuilt and kernel.tree is None and not kernel.headers:
+    if rebuilt and kernel.build_directory is None and not kernel.headers:
         return f"the headers to build {', '.join(rebuilt)} with are not packaged"
-    config = None if kernel.tree is None else kernel_config.of_tree(kernel.tree)
-    if config is not None and (lacking := kernel_config.why_not(config, kind.name)):
+    config = _config(kernel)
+    if config and (lacking := kernel_config.why_not(config, kind.name)):
         return lacking
     own = tuple(name for name in kind.rebuilt if name not in rebuilt)
     for needed in (*kind.required, *own, *ROOT_MODULES):
         # A tree's own kernel may have the root's built in; what the stand-in goes between may not.
-        built_in = kernel.tree is not None and needed in ROOT_MODULES
+        built_in = kernel.build_directory is not None and needed in ROOT_MODULES
         if kernel.module(needed) is None and not built_in:
             return f"it has no {needed}.ko: build it as a module"
     return None
@@ -33,11 +35,15 @@ def why_not(kind: EmulatedKind, kernel: Kernel) -> str | None:
 
 def to_rebuild(kind: EmulatedKind, kernel: Kernel) -> tuple[str, ...]:
     """Return the modules to build for such a host from the kernel's source: none that it has."""
-    if kernel.tree is not None:
-        config = kernel_config.of_tree(kernel.tree) or {}
-        if config.get(kind.own_with) == "y":
-            return ()
+    if _config(kernel).get(kind.own_with) == "y":
+        return ()
     return tuple(name for name in kind.rebuilt if name not in kernel.replaced)
+
+
+def _config(kernel: Kernel) -> Mapping[str, str]:
+    """Return what a kernel that is no package was built with, nothing where that is not known."""
+    directory = kernel.build_directory
+    return {} if directory is None else kernel_config.of_tree(directory) or {}
 
 
 def why_not_release(kind: EmulatedKind, release: str) -> str | None:

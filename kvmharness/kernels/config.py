@@ -19,7 +19,6 @@ FRAGMENTS: Mapping[str, str] = {
     "host": "what every kernel needs to be booted as an emulated host",
     "whole": "the rest of a small kernel with every kind of VM, on top of allnoconfig",
     "debug": "lockdep, KASAN, UBSAN and KVM's own assertions, on top of whole",
-    "coverage": "gcov for KVM, on top of whole",
 }
 #: The part of the fragment that holds for each kind of host.
 _COMMON = "every host"

@@ -70,10 +70,17 @@ class Kernel:
     origin: str  # where it is from, for people
     headers: tuple[Path, ...] = ()  # packages to build modules against
     tree: Path | None = None  # the build tree to build modules against
+    #: The headers of a kernel that was built here, to build modules against (own_build.py).
+    own: Path | None = None
     #: Modules that take the place of the kernel's own, by name as in ``kvm-amd``.
     replaced: Mapping[str, Path] = field(default_factory=dict)
     #: What that made of the kernel, as its name has it: ``+series.mbox``, ``:sw-protected``.
     changes: str = ""
+
+    @property
+    def build_directory(self) -> Path | None:
+        """Where it was built, with its configuration; None for a packaged one."""
+        return self.tree if self.own is None else self.own / "out"
 
     @property
     def label(self) -> str:

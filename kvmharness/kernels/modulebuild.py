@@ -24,8 +24,8 @@ from kvmharness.kernels import cache, kernels, packages, toolroot
 from kvmharness.kernels.transplant import transplant
 from kvmharness.resources import images_dir
 
-_GCC = "x86_64-linux-gnu-gcc-14"
-_TOOLS = (
+GCC = "x86_64-linux-gnu-gcc-14"
+TOOLS = (
     "gcc-14-x86-64-linux-gnu",
     "make",
     "dash",
@@ -97,7 +97,7 @@ def build(source: ModuleSource, kernel: kernels.Kernel) -> Path:
 
     Raises BuildFailed, or MissingCapability where this machine can't build.
     """
-    if kernel.tree is not None:
+    if kernel.tree is not None or kernel.own is not None:
         directory = kernel.modules.parent / "built"
     else:
         directory = kernels.directory_of(kernel.release) / "built"
@@ -115,7 +115,7 @@ def _build(source: ModuleSource, kernel: kernels.Kernel, final: Path) -> None:
         with progress.step(f"building {source.name}.ko for {kernel.release}"):
             if kernel.tree is not None:
                 made = _build_in_tree(source, kernel.tree, stage)
-            elif kernel.headers:
+            elif kernel.headers or kernel.own is not None:
                 made = _build_in_root(source, kernel, stage)
             else:
                 made = _build_for_other(source, kernel, stage)
@@ -162,6 +162,11 @@ class BuildRoot:
         tools = _build_root()
         root = stage / "root"
         shutil.copytree(tools.path, root, symlinks=True, copy_function=os.link)
+        if kernel.own is not None:
+            for name in ("source", "out"):
+                shutil.copytree(
+                    kernel.own / name, root / name, symlinks=True, copy_function=os.link
+                )
         for deb in kernel.headers:
             packages.extract(deb, root, lambda path: path.startswith(("usr/src", "usr/lib/linux")))
         return cls(tools, root, kernel)
@@ -186,6 +191,13 @@ class BuildRoot:
         """Return where a build in `kvm` leaves a module."""
         return self.common / "arch/x86/kvm" / f"{name}.ko"
 
+    @property
+    def _directory(self) -> str:
+        """Where modules are built from, inside the root."""
+        if self.kernel.own is not None:
+            return "/out"
+        return f"/usr/src/linux-headers-{self.kernel.release}"
+
     def make(
         self, directory: str, module: str, *arguments: str, targets: Sequence[str] = ("modules",)
     ) -> None:
@@ -193,10 +205,10 @@ class BuildRoot:
 
         BuildFailed names `module`.
         """
-        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={directory}", f"CC={_GCC}"]
-        make += ["-C", f"/usr/src/linux-headers-{self.kernel.release}"]
+        make = ["env", "-i", "PATH=/usr/bin:/bin", "make", "-s", f"M={directory}", f"CC={GCC}"]
+        make += ["-C", self._directory]
         make += ["CONFIG_DEBUG_INFO_BTF_MODULES=", *arguments, *targets]
-        _make([*_namespaces(), "sh", "-c", _ENTER, "sh", str(self.path), *make], module)
+        _make([*entering(self.path), *make], module)
 
     def stripped(self, module: Path) -> Path:
         """Drop debug information: a fifth of the size to unpack and load."""
@@ -233,13 +245,14 @@ def _build_for_other(source: ModuleSource, kernel: kernels.Kernel, stage: Path) 
 def _build_root() -> toolroot.ToolRoot:
     try:
         return toolroot.tool_root(
-            "build", _TOOLS, packages.TOOLS_SUITE, keep=_needed, finish=_finish, recipe="1"
+            "build", TOOLS, packages.TOOLS_SUITE, keep=needed, finish=finish, recipe="1"
         )
     except packages.PackageUnavailable as failure:
         raise MissingCapability("the build root", str(failure)) from failure
 
 
-def _needed(path: str) -> bool:
+def needed(path: str) -> bool:
+    """Whether a file of the tools' packages is to be in a build root."""
     name = path.rsplit("/", 1)[-1]
     return not (
         path.startswith(("usr/share/", "var/"))
@@ -248,7 +261,7 @@ def _needed(path: str) -> bool:
     )
 
 
-def _finish(root: Path) -> None:
+def finish(root: Path) -> None:
     """Add what maintainer scripts would: names of tools, and places to mount on."""
     programs = root / "usr/bin"
     for tool in ("ld", "ar", "nm", "objcopy", "objdump", "readelf", "strip", "as"):
@@ -259,6 +272,11 @@ def _finish(root: Path) -> None:
     for directory in ("proc", "dev", "tmp"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     (root / "dev/null").touch()
+
+
+def entering(root: Path) -> list[str]:
+    """Return the start of a command line that runs in the build root `root`."""
+    return [*_namespaces(), "sh", "-c", _ENTER, "sh", str(root)]
 
 
 def _namespaces() -> list[str]:

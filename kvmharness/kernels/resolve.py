@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from kvmharness.kernels import kernels, kvm_build, series
+from kvmharness.errors import MissingCapability
+from kvmharness.kernels import kernels, kvm_build, own_build, series
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.kernels.spec import Spec
 
@@ -14,6 +15,14 @@ def get(spec: Spec, *, update: bool = False) -> Kernel:
     `update`: take the newest of a series, also where the cache has one. Raises MissingCapability
     with the reason, UsageError for patches that can't be read, DoesNotApply, BuildFailed.
     """
+    if spec.variant in own_build.VARIANTS:
+        if spec.patches:
+            raise MissingCapability(
+                f"kernel {spec}",
+                "patches go into KVM's modules of a packaged kernel (7.3+series.mbox); for a whole "
+                "kernel apply them to a tree (kvmharness kernel build TREE)",
+            )
+        return own_build.find(spec.base, spec.variant)
     patches = series.read(spec.patches) if spec.patches else None
     ready = kernels.get(spec.base, update=update)
     if patches or spec.variant:

@@ -23,6 +23,8 @@ NEWEST = "newest"
 #: What can stand behind the colon, and what it is.
 VARIANTS: Mapping[str, str] = {
     "sw-protected": "KVM's modules rebuilt with CONFIG_KVM_SW_PROTECTED_VM",
+    "plain": "a whole kernel with every kind of VM (kvmharness kernel build)",
+    "debug": "the same, with lockdep, KASAN, UBSAN and KVM's own assertions",
 }
 # A release may have a + of its own (7.3.4+deb13-amd64), so patches begin behind the whole of one.
 _BASE = re.compile(
