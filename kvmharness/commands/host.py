@@ -94,15 +94,15 @@ def host() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(as_json: bool) -> None:
     """Show what is cached: kernels, their origin and size, and the tools."""
-    from kvmharness.kernels import cache, kernels
+    from kvmharness.kernels import cache, kernels, own_build
 
     rows: list[dict[str, Any]] = []
-    for kernel in kernels.cached():
-        directory = kernels.directory_of(kernel.release)
+    for kernel in (*kernels.cached(), *own_build.cached()):
+        directory = kernel.image.parent
         built = sorted((directory / "built").glob("*.ko"), key=lambda p: p.stat().st_mtime)
         rows.append(
             {
-                "kernel": kernel.release,
+                "kernel": kernel.label,
                 "series": kernels.series_of(kernel.release),
                 "origin": kernel.origin,
                 "standins": list(dict.fromkeys(p.stem.rpartition("-")[0] for p in built)),

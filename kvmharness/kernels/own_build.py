@@ -97,6 +97,12 @@ def build(base: str, variant: str) -> Kernel:
     return found
 
 
+def cached() -> list[Kernel]:
+    """Return the kernels that were built, whatever they were built of."""
+    found = map(_load, sorted((cache.cache_dir() / "own").glob("*")))
+    return [kernel for kernel in found if kernel is not None]
+
+
 # ------------------------------------------------------------------ the source
 
 

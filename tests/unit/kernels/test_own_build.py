@@ -82,6 +82,7 @@ def test_a_tree_is_built_once_and_is_a_kernel_then(
     assert resolve.get(wanted) == own_build.build(str(tree), "debug") == kernel
     assert made() == ["allnoconfig", "modules"]
     assert kernel.label == "7.3.4:debug"
+    assert own_build.cached() == [kernel]
     assert (kernel.release, kernel.image.read_text()) == ("7.3.4-kvmharness", "kvm.c")
     assert kernel.module("kvm") is not None
     assert kernel.own is not None
