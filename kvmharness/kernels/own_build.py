@@ -44,8 +44,11 @@ _UNREAD = re.compile(
 )
 #: But for what the configuration is made from.
 _READ = re.compile(r"(?:.*/)?(Kconfig|Makefile|Kbuild)[^/]*")
-#: Of a build's source and objects, what modules are built against.
-_HEADERS = re.compile(r".*\.(h|lds|mk|include|awk|sh|pl|py|symvers|config|conf|cmd)|[^.]*")
+#: Of a build's source and objects, what modules are built against: directories taken whole, what of
+#: arch, and a program.
+_WHOLE = ("include", "scripts")
+_OF_ARCH = re.compile(r".*\.(h|lds)|(Makefile|Kbuild).*")
+_OBJTOOL = Path("tools/objtool/objtool")
 #: How many objects a build makes, for the time that is left.
 _OBJECTS = 1800
 _DEADLINE = 6 * 3600.0
@@ -300,12 +303,17 @@ def _collect(root: Path, made: Path, source: _Source, variant: str) -> None:
 
 
 def _headers(directory: Path) -> Iterable[Path]:
-    """Yield what modules are built against, by the path below `directory`."""
+    """Yield what modules are built against of a source or its objects, by the path below.
+
+    As the kernel's own scripts/package/install-extmod-build has it: headers, what make reads, and
+    the programs that a build made for itself.
+    """
     for path in directory.rglob("*"):
         below = path.relative_to(directory)
-        tool = below.parts[0] in ("scripts", "tools") and path.suffix not in (".o", ".c")
-        kept = tool or _HEADERS.fullmatch(path.name)
-        if kept and path.is_file() and path.name not in ("vmlinux", "bzImage"):
+        whole = below.parts[0] in _WHOLE or len(below.parts) == 1
+        wanted = whole or (below.parts[0] == "arch" and _OF_ARCH.fullmatch(path.name))
+        taken = (wanted or below == _OBJTOOL) and path.suffix not in (".o", ".a")
+        if taken and path.is_file() and not path.name.startswith("vmlinux"):
             yield below
 
 

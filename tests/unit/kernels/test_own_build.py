@@ -29,7 +29,7 @@ case "$*" in
     [ -e {broken} ] && {{ echo "kvm.c:1: error: no such thing" >&2; exit 2; }}
     cd $root/out
     mkdir -p arch/x86/boot arch/x86/kvm include/config scripts
-    cp $root/source/kvm.c arch/x86/boot/bzImage
+    cp $root/source/virt/kvm.c arch/x86/boot/bzImage
     echo 7.3.4-kvmharness >include/config/kernel.release
     cp {module} arch/x86/kvm/kvm.ko
     touch arch/x86/kvm/kvm.o Module.symvers scripts/modpost include/config/auto.conf ;;
@@ -43,7 +43,7 @@ Build = Callable[[str], kernels.Kernel]
 def tree(tmp_path: Path) -> Path:
     """A kernel's source, small, and tracked by git."""
     source = tmp_path / "linux"
-    for path in ("Kconfig", "kvm.c", "include/kvm.h", "arch/x86/Makefile", "arch/arm/arm.c"):
+    for path in ("Kconfig", "virt/kvm.c", "include/kvm.h", "arch/x86/Makefile", "arch/arm/arm.c"):
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).write_text(path)
     subprocess.run(["git", "init", "-q"], cwd=source, check=True, timeout=30)
@@ -83,7 +83,7 @@ def test_a_tree_is_built_once_and_is_a_kernel_then(
     assert made() == ["allnoconfig", "modules"]
     assert kernel.label == "7.3.4:debug"
     assert own_build.cached() == [kernel]
-    assert (kernel.release, kernel.image.read_text()) == ("7.3.4-kvmharness", "kvm.c")
+    assert (kernel.release, kernel.image.read_text()) == ("7.3.4-kvmharness", "virt/kvm.c")
     assert kernel.module("kvm") is not None
     assert kernel.own is not None
     below = {str(p.relative_to(kernel.own)) for p in kernel.own.rglob("*") if p.is_file()}
@@ -97,7 +97,7 @@ def test_what_was_changed_in_a_tree_is_built_anew(
     tree: Path, made: Callable[[], list[str]]
 ) -> None:
     before = own_build.build(str(tree), "plain")
-    (tree / "kvm.c").write_text("changed")
+    (tree / "virt/kvm.c").write_text("changed")
     after = own_build.build(str(tree), "plain")
     assert after.image.read_text() == "changed"
     assert before.image != after.image
