@@ -322,7 +322,9 @@ def _headers(directory: Path) -> Iterable[Path]:
 
 def _final(source: _Source, variant: str) -> Path:
     text = "".join(map(config.fragment, VARIANTS[variant]))
-    key = _digest(_RECIPE, source.identity, text)
+    # What is asked for, and not the comments: they make no other kernel.
+    asked = [f"{option.name}={option.wanted}" for option in config.options(text)]
+    key = _digest(_RECIPE, source.identity, *asked)
     return cache.cache_dir() / "own" / f"{source.name}-{variant}-{key}"
 
 
