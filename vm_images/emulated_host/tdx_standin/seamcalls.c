@@ -322,7 +322,7 @@ u32 tdx_get_nr_guest_keyids(void)
 
 static struct replacement replacements[] = { FUNCTIONS(LED_HERE) {} };
 
-/* Not tdh_vp_enter(), which ftrace can't reach: it enters a vCPU, and none runs here. */
+/* Not tdh_vp_enter(), which ftrace can't reach: its SEAMCALL is answered (vmx_cpu.c). */
 int seamcalls_start(void)
 {
 	return redirect_all(replacements);
