@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kvmharness.host_kinds import EMULATED
-from kvmharness.hosts.emulated import standin_source
 from kvmharness.kernels import tdx_tree
 from kvmharness.kernels.kernels import Kernel
+from kvmharness.kernels.modulebuild import standin
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -43,7 +43,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 def test_the_trees_make_builds_its_own_source_with_tdx_on(kernel: Kernel) -> None:
-    source = standin_source(EMULATED["emulated-tdx"])
+    source = standin(EMULATED["emulated-tdx"])
     built = tdx_tree.build_kvm_intel(source, kernel)
     assert built.parent == kernel.modules.parent / "built"
     assert built.read_text().splitlines() == [
@@ -54,7 +54,7 @@ def test_the_trees_make_builds_its_own_source_with_tdx_on(kernel: Kernel) -> Non
 
 
 def test_it_is_built_anew_for_a_changed_source_alone(kernel: Kernel) -> None:
-    source = standin_source(EMULATED["emulated-tdx"])
+    source = standin(EMULATED["emulated-tdx"])
     built = tdx_tree.build_kvm_intel(source, kernel)
     assert kernel.tree is not None
     (kernel.tree / "source/arch/x86/kvm/vmx/tdx.o").write_text("another")
