@@ -53,7 +53,7 @@ def _of_tree(tree: Path) -> _Built:
             raise MissingCapability(
                 f"kernel {tree}",
                 f"it has {configured}no {needed}: build it (make -C {tree} -j olddefconfig bzImage "
-                "modules), on a configuration that has what `kvmharness kernel fragment` prints; or "
+                "modules) on a configuration that has what `kvmharness kernel fragment` prints, or "
                 f"kvmharness kernel build {tree}, which makes {tree}:plain",
             )
     release = (tree / _RELEASE).read_text().strip()
