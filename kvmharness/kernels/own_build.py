@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness import process, progress
+from kvmharness import host_kinds, process, progress
 from kvmharness.errors import MissingCapability
 from kvmharness.kernels import cache, config, kernels, modulebuild, packages, spec, toolroot, trees
 from kvmharness.kernels.kernels import Kernel
@@ -250,8 +250,9 @@ def _configure(root: Path, variant: str) -> None:
     if done.returncode != 0:
         raise BuildFailed(f"the kernel can't be configured: {_last(done.stderr)}")
     made = config.parse((root / "out/.config").read_text())
-    if reason := config.why_not(made, "emulated-snp"):
-        raise BuildFailed(f"this source can't be configured for emulated hosts: {reason}")
+    for kind in host_kinds.EMULATED:
+        if reason := config.why_not(made, kind):
+            raise BuildFailed(f"this source can't be configured for an {kind} host: {reason}")
     asked = {option.name: option.wanted for option in config.options(text)}
     lost = [name for name, value in asked.items() if value != "n" and made.get(name) != value]
     if lost:

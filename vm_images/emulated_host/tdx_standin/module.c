@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The software TDX module as the kernel calls it: a leaf number and registers go in. */
+#include <linux/lockdep.h>
 #include <linux/spinlock.h>
 #include "tdx_module.h"
 
@@ -103,12 +104,19 @@ void tdx_module_forget(void)
 	spin_unlock_irqrestore(&module_lock, flags);
 }
 
+/*
+ * KVM has a leaf called on other processors, in an interrupt, where lockdep allows no lock that may
+ * sleep on a real-time kernel. SEAMCALL takes none: this one stands for the inside of the TDX module.
+ */
+static DEFINE_WAIT_OVERRIDE_MAP(inside, LD_WAIT_CONFIG);
+
 /* May be called with interrupts off and other locks held: nothing here sleeps. */
 u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs)
 {
 	unsigned long flags;
 	u64 status;
 
+	lock_map_acquire_try(&inside);
 	spin_lock_irqsave(&module_lock, flags);
 	seamcalls++;
 	if (injected(leaf, &status))
@@ -116,5 +124,6 @@ u64 tdx_module_call(enum tdh_leaf leaf, struct tdx_module_args *regs)
 	else
 		status = call_leaf(leaf, regs);
 	spin_unlock_irqrestore(&module_lock, flags);
+	lock_map_release(&inside);
 	return status;
 }
