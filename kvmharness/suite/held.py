@@ -10,6 +10,8 @@ pages of nobody   pages on the LRU lists less those that a file holds or a proce
                   unless a reference was not put. So a guest_memfd's page, punched out or its file
                   closed; so a source's that stayed pinned, unmapped and its file closed
 huge pages        those in use, of the hugetlb pool
+modules           references to KVM's modules, of which each VM, vCPU and guest_memfd has some
+RMP faults        writes of the host's to a guest's pages, as the stand-in for SNP finds them
 ASIDs, keys       as the misc controller counts them, which is KVM's charge and not the stand-in's
 
 That takes a cgroup of one's own (version 2): init of an emulated host mounts them. A snapshot
@@ -24,15 +26,18 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from kvmharness.standins import snp
+
 _PAGE_SIZE = mmap.PAGESIZE
 _VMS = Path("/sys/kernel/debug/kvm")
 _CGROUPS = Path("/sys/fs/cgroup")
+_MODULE = Path("/sys/module")
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 #: The group that this process and its children are put into.
 _GROUP = "kvmharness"
@@ -43,14 +48,32 @@ _VM = re.compile(r"\d+-\d+")
 _LISTED = ("active_anon", "inactive_anon", "active_file", "inactive_file", "unevictable")
 _OWNED = ("anon", "file")
 
+#: Of memory.stat's `kernel`: what comes and goes with processes and files, whatever KVM does.
+_NOT_KVMS = ("kernel_stack", "pagetables", "slab_reclaimable")
+#: Where slabs are counted, and those from which KVM takes what is not charged to anybody.
+_SLABS = Path("/proc/slabinfo")
+_KVMS_SLABS = ("kmalloc-", "kvm_", "radix_tree_node")
+_BYTES = "bytes of kernel memory"
+#: How often something is done before it is measured what each leaves: caches fill meanwhile.
+_WARM = 8
+#: Bytes each time, and pages in all, that may be chance.
+_CHANCE, _CHANCE_PAGES = 64, 3
+
 _GUEST_MEMFD = "pages in guest_memfds"
 _NOBODYS = "pages that nobody has, with a reference left (a pin on a source, a folio not put)"
 _HUGE = "2 MiB huge pages"
+_MODULES = "references to KVM's modules (a VM, a vCPU or a file that lives on)"
+_RMP_FAULTS = "writes of the host's to a guest's pages: RMP faults on hardware"
 #: What the misc controller counts (kernel/cgroup/misc.c).
 _KEYS = {"sev": "SEV ASIDs", "sev_es": "SEV-ES and SNP ASIDs", "tdx": "TDX keys"}
 
 #: How long something may take to go by itself, in seconds: an RCU grace period, a worker's turn.
 _GRACE = 2.0
+
+#: How many changes of a cgroup's counts a processor keeps to itself (MEMCG_CHARGE_BATCH), and how
+#: memory is mapped that makes such changes at once.
+_BATCH = 64
+_POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
 
 #: migrate_pages(2) on x86-64. From node 0 to node 0 it moves nothing, but has every processor put
 #: what it holds back on the LRU lists (lru_cache_disable(), mm/mempolicy.c).
@@ -86,6 +109,7 @@ class HeldByKernel:
 
     def __init__(self, group: Path) -> None:
         self._group = group
+        self._many = 4 * _BATCH * (os.cpu_count() or 1) * _PAGE_SIZE
         self._nodes = ctypes.c_ulong(1)
         self._libc = ctypes.CDLL(None)
 
@@ -111,9 +135,16 @@ class HeldByKernel:
             _NOBODYS: max(nobodys, 0) // _PAGE_SIZE,
             _HUGE: _huge_pages(),
         }
+        counts[_MODULES] = _references()
+        counts[_RMP_FAULTS] = int(snp.read_state().get("host_writes", 0))
         keys = _numbers(self._group / "misc.current")
         counts |= {what: keys.get(name, 0) for name, what in _KEYS.items()}
         return Held(_vms(), counts)
+
+    def guest_memfd_pages(self) -> int:
+        """Return how many pages this process's guest_memfds have allocated."""
+        self._settle_lists()
+        return _numbers(self._group / "memory.stat")["unevictable"] // _PAGE_SIZE
 
     def left_since(self, before: Held) -> tuple[Held, Held]:
         """Return what it holds, and what of that it did not hold at `before` and keeps a while."""
@@ -122,7 +153,44 @@ class HeldByKernel:
             time.sleep(_GRACE / 50)
         return now, left
 
+    def left_by_each(self, action: Callable[[], object], times: int) -> list[str]:
+        """Return what each of so many repeats of `action` leaves in the kernel, a line a kind.
+
+        Bytes that the cgroup is charged, and objects of slabs, whoever is charged for them. Both
+        are kept by the page, so that a loss shows in a sum alone: repeat it until that is many
+        pages. Of two rounds the one that left less counts, since something new may be kept once.
+        """
+        for _ in range(_WARM):
+            action()
+        rounds = []
+        for _ in range(2):
+            before = self._allocated()
+            for _ in range(times):
+                action()
+            after = self._allocated()
+            rounds.append({name: (after[name] - before.get(name, 0)) / times for name in after})
+        least = {name: min(rounds[0].get(name, 0), each) for name, each in rounds[1].items()}
+        chance = {_BYTES: max(_CHANCE, _CHANCE_PAGES * _PAGE_SIZE / times)}
+        return [
+            f"{each:.1f} {name}" for name, each in least.items() if each > chance.get(name, 0.5)
+        ]
+
+    def _allocated(self) -> dict[str, int]:
+        """Return what the kernel has allocated: bytes for this process, and objects of slabs."""
+        self._settle_lists()
+        stat = _numbers(self._group / "memory.stat")
+        allocated = {_BYTES: stat["kernel"] - sum(stat[name] for name in _NOT_KVMS)}
+        for line in _SLABS.read_text().splitlines():
+            name, active, *_ = line.split()
+            if name.startswith(_KVMS_SLABS):
+                allocated[f"objects of {name}"] = int(active)
+        return allocated
+
     def _settle_lists(self) -> None:
+        """Have pages put on the lists they belong to, and the counts brought up to date."""
+        # Counts that are read are up to two seconds old, unless much has changed since.
+        with mmap.mmap(-1, self._many, _POPULATED) as memory:
+            assert len(memory) == self._many
         node = ctypes.byref(self._nodes)
         self._libc.syscall(_MIGRATE_PAGES, 0, 2, node, node)
 
@@ -140,6 +208,14 @@ def _vms() -> frozenset[str]:
         return frozenset(name for name in os.listdir(_VMS) if _VM.fullmatch(name))
     except OSError:
         return frozenset()
+
+
+def _references() -> int:
+    count = 0
+    for module in ("kvm", "kvm_amd", "kvm_intel"):
+        with suppress(OSError, ValueError):
+            count += int((_MODULE / module / "refcnt").read_text())
+    return count
 
 
 def _huge_pages() -> int:

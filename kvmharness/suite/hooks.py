@@ -70,6 +70,8 @@ class Watch:
         self.skipped_here = False
         self.skipped_for: str | None = None
         self.baseline: Snapshot | None = None
+        #: What the kernel may hold on to after it, as patterns of what held.py says.
+        self.expected_held = [str(p) for mark in item.iter_markers("leaves") for p in mark.args]
         #: What the kernel held before it, where that can be seen.
         self.held: Held | None = None
         self.kernel_lines: Sequence[KernelLine] = ()
@@ -387,8 +389,14 @@ class Session:
             pytest.fail(f"this test leaked {left.counts()}\n{lines}", pytrace=False)
         if self._held is not None and watch.held is not None:
             self._held_last, kept = self._held.left_since(watch.held)
-            if kept:
-                told = "; ".join(kept.describe())
+            expected = [re.compile(pattern) for pattern in watch.expected_held]
+            unexpected = [
+                line
+                for line in kept.describe()
+                if not any(pattern.search(line) for pattern in expected)
+            ]
+            if unexpected:
+                told = "; ".join(unexpected)
                 pytest.fail(f"when the test was over the kernel still held {told}", pytrace=False)
 
     def _end_stretch(self, watch: Watch) -> None:

@@ -35,6 +35,8 @@ _MARKERS = {
     "destructive": "can take the host down: runs on emulated hosts, or when asked for",
     "scenario(id)": "the test's id in selections and reports",
     "deadline(seconds)": "the test's own deadline, in seconds, for each of its phases",
+    "leaves(*patterns)": "what the kernel may hold on to when the test is over: regular "
+    "expressions, searched in what suite/held.py says",
     "expects_log(*patterns)": "what the kernel may say against itself during the test (WARNING f, "
     "taint W): regular expressions, searched in the finding and in the line that was logged",
 }
@@ -90,6 +92,20 @@ def expect_log(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """A function that takes a pattern, as the marker ``expects_log`` does, while the test runs."""
     expect: Callable[[str], None] = request.node.stash[WATCH].expected_log.append
     return expect
+
+
+@pytest.fixture
+def left_by_each(
+    request: pytest.FixtureRequest,
+) -> Callable[[Callable[[], object], int], list[str]]:
+    """A function of an action and a number of repeats: what each leaves in the kernel's memory.
+
+    Skips where that can't be seen: it takes a cgroup of one's own, as on an emulated host.
+    """
+    held = request.config.stash[SESSION].held
+    if held is None:
+        pytest.skip("what the kernel allocates is counted on an emulated host alone")
+    return held.left_by_each
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +23,28 @@ inactive_file 8192
 unevictable {unevictable}
 """
 
+NOT_KVMS = ("kernel_stack", "pagetables", "slab_reclaimable")
+
 
 class Kernel:
     """Files as an emulated host has them, of a kernel that holds what it is told to hold."""
 
     def __init__(self, top: Path) -> None:
         self.vms, self.cgroups, self.huge = top / "kvm", top / "cgroup", top / "huge"
-        for directory in (self.vms, self.cgroups / "kvmharness", self.huge):
+        self.module = top / "module"
+        made = (self.vms, self.cgroups / "kvmharness", self.huge, self.module / "kvm_amd")
+        for directory in made:
             directory.mkdir(parents=True)
+        self.slabs = top / "slabinfo"
         self.holds()
+
+    def allocates(self, kernel: int, objects: int) -> None:
+        self.slabs.write_text(
+            f"slabinfo - version: 2.1\n# name active\nkmalloc-96 {objects} 900 96\n"
+        )
+        for name, number in {"kernel": kernel, **dict.fromkeys(NOT_KVMS, 1 << 20)}.items():
+            with (self.cgroups / "kvmharness" / "memory.stat").open("a") as stat:
+                stat.write(f"{name} {number}\n")
 
     def holds(
         self, *vms: str, unevictable: int = 0, anon: int = 4, used: int = 0, snp: int = 0
@@ -41,6 +56,7 @@ class Kernel:
         stat = STAT.format(anon=anon * PAGE, unevictable=unevictable * PAGE)
         (self.cgroups / "kvmharness" / "memory.stat").write_text(stat)
         (self.cgroups / "kvmharness" / "misc.current").write_text(f"sev 0\nsev_es {snp}\n")
+        (self.module / "kvm_amd" / "refcnt").write_text(f"{1 + 2 * len(vms)}\n")
         (self.huge / "nr_hugepages").write_text("2\n")
         (self.huge / "free_hugepages").write_text(f"{2 - used}\n")
 
@@ -51,6 +67,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(held, "_VMS", made.vms)
     monkeypatch.setattr(held, "_CGROUPS", made.cgroups)
     monkeypatch.setattr(held, "_HUGE_PAGES", made.huge)
+    monkeypatch.setattr(held, "_MODULE", made.module)
+    monkeypatch.setattr(held, "_SLABS", made.slabs)
     monkeypatch.setattr(held, "_GRACE", 0.05)
     return made
 
@@ -82,6 +100,7 @@ def test_each_kind_is_told(kernel: Kernel, seen: HeldByKernel) -> None:
         "3 pages in guest_memfds",
         "3 pages that nobody has, with a reference left (a pin on a source, a folio not put)",
         "1 2 MiB huge pages",
+        "2 references to KVM's modules (a VM, a vCPU or a file that lives on)",
         "2 SEV-ES and SNP ASIDs",
     ]
 
@@ -123,3 +142,24 @@ def test_a_host_without_cgroups_is_not_watched(
 ) -> None:
     monkeypatch.setattr(held, "_CGROUPS", tmp_path / "none")
     assert HeldByKernel.open() is None
+
+
+def test_what_each_repeat_leaves_is_told_and_what_is_kept_once_is_not(
+    kernel: Kernel, seen: HeldByKernel
+) -> None:
+    allocated, objects = 8 << 20, 100
+    lost: Iterator[int] = iter(())
+
+    def action() -> None:
+        nonlocal allocated, objects
+        gone = next(lost, 0)
+        allocated += gone
+        objects += bool(gone)
+        kernel.allocates(allocated, objects)
+
+    assert seen.left_by_each(action, 200) == []
+    lost = itertools.repeat(96)
+    told = ["96.0 bytes of kernel memory", "1.0 objects of kmalloc-96"]
+    assert seen.left_by_each(action, 200) == told
+    lost = itertools.repeat(1024, 8 + 200)  # through the first round alone
+    assert seen.left_by_each(action, 200) == []

@@ -769,6 +769,8 @@ def wide():
     VMS.add("1-2")
 
 def test_leaves_a_vm(ioctl_trace, kvm): VMS.add("1-4")
+@pytest.mark.leaves("VM 1-3", "pages")
+def test_leaves_what_it_says(kvm): VMS.add("1-3")
 def test_after_it(kvm): pass
 def test_gives_it_back_late(vm, kvm): VMS.add("1-9")
 def test_with_a_wider_fixture(kvm, wide): pass
@@ -784,6 +786,7 @@ def test_what_the_kernel_still_holds_fails_the_test_that_left_it(tmp_path: Path)
     outcomes = {name: record.outcome for name, record in ran.records.items()}
     assert outcomes == {
         "test_leaves_a_vm": "failed",
+        "test_leaves_what_it_says": "passed",
         "test_after_it": "passed",
         "test_gives_it_back_late": "passed",
         "test_with_a_wider_fixture": "passed",
