@@ -42,6 +42,8 @@ class EmulatedKind(Record, frozen=True):
     rebuilt: tuple[str, ...]
     #: The first kernel series that has what it is for.
     oldest: Series
+    #: What of the suite runs there where nothing is selected, besides the directory of its VM type.
+    also: tuple[str, ...] = ()
     #: Options of modules that are always given.
     options: Mapping[str, str] = MappingProxyType({})
     #: ... but for a kernel that is configured with this (without CONFIG_): it has its own.
@@ -59,6 +61,8 @@ _SNP = EmulatedKind(
     required=("kvm", "kvm-amd"),
     rebuilt=(),
     oldest=(6, 11),
+    # Of default VMs what the contract promises: guest_memfd by itself, on the kernel in question.
+    also=("kvm/test_scenarios.py",),
 )
 
 _TDX = EmulatedKind(

@@ -351,12 +351,16 @@ def _run_at(
             raise  # nothing has run yet that could be lost
         results.append(_absent_record(place, "error", str(error)))
         return
-    if place.kind in host_kinds.EMULATED and not request.select:
-        # Where no selection is given: the host's own purpose.
-        request = replace(request, select=(host_kinds.EMULATED[place.kind].vm_type,))
-    results.append(HostResult(label, host.facts))
     purpose = host_kinds.EMULATED.get(place.kind)
-    whole = purpose is not None and request.select == (purpose.vm_type,) and not request.pytest_args
+    if purpose is not None and not request.select:
+        # Where no selection is given: the host's own purpose.
+        request = replace(request, select=(purpose.vm_type, *purpose.also))
+    results.append(HostResult(label, host.facts))
+    whole = (
+        purpose is not None
+        and request.select in ((purpose.vm_type,), (purpose.vm_type, *purpose.also))
+        and not request.pytest_args
+    )
     with (
         nullcontext() if coverage is None else coverage.telling(label, whole=whole),
         RunProgress(console, label, verbose) as progress,

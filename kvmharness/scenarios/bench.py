@@ -46,6 +46,9 @@ class Bench:
         """
         return []
 
+    def take_locks(self) -> None:
+        """Take each lock of the VM that there is: one that a call kept is found here."""
+
     def page_counts(self) -> dict[str, int] | None:
         """The pages that an emulated host's firmware holds, by state; None without one."""
         return None

@@ -10,10 +10,13 @@ from kvmharness.kvm.vmtypes import VmType
 from kvmharness.scenarios.scenario import SCENARIOS, Scenario
 
 #: The modules in which the scenarios of a VM type are declared.
-_SHARED = ("populate", "populate_ranges", "populate_races")
+_SHARED = ("populate", "populate_ranges", "populate_slots", "populate_races", "mapped_pages")
 _HOMES = {
-    VmType.DEFAULT: ("guest_memfd",),
-    VmType.SNP: (*_SHARED, "snp", "snp_given", "snp_failures", "snp_pointers"),
+    VmType.DEFAULT: ("guest_memfd", "guest_memfd_pages"),
+    VmType.SNP: (
+        *_SHARED,
+        *("snp", "snp_refused_pages", "snp_given", "snp_failures", "snp_pointers"),
+    ),
     VmType.TDX: (*_SHARED, "tdx", "tdx_given", "tdx_failures", "tdx_pointers"),
 }
 

@@ -39,6 +39,7 @@ def observe(scenario: Scenario, kvm: Kvm, allowed_log: Iterable[re.Pattern[str]]
             outcome.predicted_digest = bench.predicted_digest()
             outcome.lost = bench.lost()
             outcome.rmp = bench.page_counts()
+            bench.take_locks()
         # When all is closed: what hardware would have faulted on shows when pages go back.
         said = kernel.take()
         outcome.log = texts(said.findings) if kernel.sees_log else None

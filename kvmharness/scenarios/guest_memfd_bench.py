@@ -16,6 +16,7 @@ from kvmharness.kvm.result import Result
 from kvmharness.kvm.vm import Vm
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.machine.slot import require_guest_memfd
+from kvmharness.scenarios import locks
 from kvmharness.scenarios.bench import Bench
 from kvmharness.scenarios.needs import Need
 from kvmharness.scenarios.outcome import Outcome
@@ -39,6 +40,7 @@ class DefaultBench(Bench):
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
         self._vm: Vm | None = None
+        self._memfds: list[GuestMemfd] = []
 
     @property
     def vm(self) -> Vm:
@@ -50,7 +52,14 @@ class DefaultBench(Bench):
     def memfd(self, flags: int = 0, size: int = SIZE) -> GuestMemfd:
         """Make a guest_memfd; the scenario is skipped, with the reason, where there are none."""
         require_guest_memfd(self.vm, flags)
-        return self.stack.enter_context(self.vm.create_guest_memfd(size, flags))
+        made = self.stack.enter_context(self.vm.create_guest_memfd(size, flags))
+        self._memfds.append(made)
+        return made
+
+    def take_locks(self) -> None:
+        """Take each lock of the VM and its guest_memfds, if there are any."""
+        if self._vm is not None:
+            locks.take_each(self._vm, [], self._memfds)
 
     def mapping(self, guest_memfd: GuestMemfd) -> Mapping:
         """Map a guest_memfd, whole."""

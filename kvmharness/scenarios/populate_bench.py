@@ -13,6 +13,7 @@ from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.kvm.vcpu import Vcpu
 from kvmharness.launch.source import SourceBuffer
 from kvmharness.machine.machine import Machine
+from kvmharness.scenarios import locks
 from kvmharness.scenarios.bench import Bench
 from kvmharness.scenarios.outcome import Outcome
 from kvmharness.scenarios.sources import SOURCE_KINDS
@@ -33,6 +34,9 @@ class PopulateBench(Bench, ABC):
     What is different in SNP and TDX stands in their own benches: how the VM becomes ready, the
     command that populates, the one that ends the launch.
     """
+
+    #: Whether a call that succeeded may have left pages to do, if it did some.
+    ok_may_leave_pages = False
 
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
@@ -72,6 +76,12 @@ class PopulateBench(Bench, ABC):
     @abstractmethod
     def forget_digest(self) -> None:
         """Predict no digest: pages are populated in an order that nobody knows."""
+
+    def take_locks(self) -> None:
+        """Take each lock of the VM, its vCPUs and slots, if it was made."""
+        if self._machine is not None:
+            slots = [slot.guest_memfd for slot in self._machine.slots]
+            locks.take_each(self._machine, self._machine.vcpus, filter(None, slots))
 
     @property
     def guest_memfd(self) -> GuestMemfd:

@@ -142,6 +142,7 @@ def _signal(bench: PopulateBench) -> None:
         signal.signal(signal.SIGURG, before)
     bench.fact("populated", f"{gfn} of {SLOT_PAGES}")
     bench.tally("calls while signals rain", calls)
+    bench.fact("calls that said ok too soon", sum(_too_soon(bench, call) for call in calls))
     bench.fact("a call that a signal ended", "met" if _met(calls) else "not met")
 
 
@@ -154,6 +155,11 @@ def _populate_to_the_end(bench: PopulateBench, address: int, calls: list[Call]) 
         if gfn == SLOT_PAGES:
             break
     return gfn
+
+
+def _too_soon(bench: PopulateBench, call: Call) -> bool:
+    """Whether a call said ok with more left than its ok may leave."""
+    return call.ok and bool(call.left) and not (bench.ok_may_leave_pages and call.done)
 
 
 def _met(calls: Sequence[Call]) -> bool:

@@ -18,6 +18,7 @@ from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure import vmsa
 from kvmharness.measure.snp import LaunchDigest
+from kvmharness.scenarios import locks
 from kvmharness.scenarios.needs import Need
 from kvmharness.scenarios.outcome import Outcome
 from kvmharness.scenarios.populate_bench import SLOT_PAGES, PopulateBench, Source, address_of
@@ -39,6 +40,8 @@ _NOT_GIVEN = {"gosvw": bytes(16).hex(), "tsc_khz": "0", "migration": "0", "imi":
 
 class SnpBench(PopulateBench):
     """A PopulateBench whose machine is an SNP VM."""
+
+    ok_may_leave_pages = True
 
     def __init__(self, kvm: Kvm, outcome: Outcome) -> None:
         super().__init__(kvm, outcome)
@@ -110,6 +113,12 @@ class SnpBench(PopulateBench):
     def finish(self) -> None:
         """LAUNCH_FINISH."""
         self.machine.snp.launch_finish()
+
+    def take_locks(self) -> None:
+        """Take each lock of the VM, and of the vCPU that the bench itself made."""
+        if self._machine is not None and self._vcpu is not None:
+            locks.take_each(self._machine, [self._vcpu], [])
+        super().take_locks()
 
     def predicted_digest(self) -> str | None:
         """The digest of the pages that the steps so far populated; None if others may have been."""

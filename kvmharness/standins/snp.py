@@ -121,6 +121,11 @@ def launch_digest() -> str | None:
     return read_state().get("digest")
 
 
+def given_not_empty() -> int:
+    """Return how many pages guests were given, but by LAUNCH_UPDATE, that were not all zeros."""
+    return int(read_state()["not_empty"])
+
+
 def given() -> Given | None:
     """Return what KVM gave to the firmware for the launch started last; None on hardware."""
     state = proc.read_state(_LAUNCH)

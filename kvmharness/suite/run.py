@@ -149,16 +149,23 @@ def _pytest_argv(request: Request, done_file: Path) -> list[str]:
 
 
 def _directories(select: Sequence[str]) -> list[str]:
-    """Return the directories to collect: those that the selection names, where it names any.
+    """Return what to collect: the directories that the selection names, where it names any.
 
-    Collecting the others costs seconds on an emulated host.
+    Collecting the others costs seconds on an emulated host; so does collecting a whole directory
+    for a file of it.
     """
     directories = suite_directories()
-    heads = {pattern.replace("/", ".").replace(":", ".").split(".")[0] for pattern in select}
+    files = {pattern for pattern in select if pattern.endswith(".py") and _is_file(pattern)}
+    others = [pattern for pattern in select if pattern not in files]
+    heads = {pattern.replace("/", ".").replace(":", ".").split(".")[0] for pattern in others}
     # Ids of the directory kvm have several beginnings (gmem, attr, ...); of the others, its name.
-    if heads and heads <= set(directories) - {"kvm"}:
-        return sorted(heads)
+    if select and heads <= set(directories) - {"kvm"}:
+        return sorted(heads | files)
     return directories
+
+
+def _is_file(pattern: str) -> bool:
+    return (resources.suite_dir() / pattern).is_file()
 
 
 def _python_path() -> dict[str, str]:

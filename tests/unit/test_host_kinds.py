@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kvmharness
-from kvmharness import host_kinds
+from kvmharness import host_kinds, resources
 from kvmharness.hosts import emulated
 from kvmharness.kernels import modulebuild
 from kvmharness.kvm.vmtypes import VmType
@@ -21,6 +21,7 @@ def test_a_kind_names_what_there_is(kind: host_kinds.EmulatedKind) -> None:
     for label in kind.serves or ():
         VmType.parse(label)
     assert (modulebuild.standin(kind).directory / "Makefile").exists()
+    assert all((resources.suite_dir() / path).exists() for path in kind.also)
     assert kind.standin in kind.modules
     assert {*kind.required, *kind.rebuilt, *kind.options} <= set(kind.modules)
     assert set(kind.rebuilt) <= set(emulated._BUILDERS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kvmharness import resources
 from kvmharness.errors import UsageError
 from kvmharness.hosts.host import HostRun, Verdict
 from kvmharness.labels import HostLabel
@@ -114,3 +115,23 @@ def test_a_run_that_stops_at_a_failure_stops_at_a_crash(word: str) -> None:
     result = run(host, pytest_args=(word,))
     assert len(host.argvs) == 1
     assert [record.ran for record in result.records] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("select", "collected"),
+    [
+        (("snp",), {"snp"}),
+        (("snp.range", "kvm/test_scenarios.py"), {"snp", "kvm/test_scenarios.py"}),
+        (("snp", "gmem.punch"), {"kvm", "snp", "stress", "tdx"}),
+        (("kvm/test_no_such.py",), {"kvm", "snp", "stress", "tdx"}),
+    ],
+)
+def test_what_is_collected_is_no_more_than_what_is_selected(
+    select: tuple[str, ...], collected: set[str]
+) -> None:
+    host = FakeHost([*PLAN, ENDED])
+    run(host, select=select)
+    suite = resources.suite_dir()
+    assert {
+        str(Path(word).relative_to(suite)) for word in host.argvs[0] if word.startswith(f"{suite}/")
+    } == collected

@@ -5,6 +5,7 @@
  *   rmp_STATE        4 KiB pages in each state but the hypervisor's; all 0 when no VM is left
  *   rmpupdate_*      how often entries were changed, and how often that was refused
  *   host_writes      pages found changed that were a guest's: each an RMP fault on hardware
+ *   not_empty    pages given to a guest otherwise than by LAUNCH_UPDATE that were not all zeros
  *   context.N.*      each living guest: state 0 INIT, 1 LAUNCH, 2 RUNNING
  *   asids            how many are bound to guests
  *   injected         how many calls failed on purpose

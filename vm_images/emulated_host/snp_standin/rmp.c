@@ -26,7 +26,7 @@ static DEFINE_XARRAY(table);	/* pfn -> raw entry, as an xarray value */
 /* Serializes changes. Looking up takes no lock: KVM does it under mmu_lock, and may not sleep. */
 static DEFINE_MUTEX(change);
 static DEFINE_XARRAY(sums);	/* pfn of a guest's page -> sum of its contents */
-static atomic_t made_private, made_shared, refused, host_writes;
+static atomic_t made_private, made_shared, refused, host_writes, not_empty;
 
 enum page_state rmp_state(union rmp_entry e)
 {
@@ -123,8 +123,12 @@ static int update(u64 pfn, bool large, union rmp_entry new)
 	for (i = 0; !why && !rc && i < pages; i++) {
 		unseal(pfn + i);
 		rc = put(pfn + i, new);
-		if (!rc && rmp_state(new) == GUEST_INVALID)
+		if (!rc && rmp_state(new) == GUEST_INVALID) {
+			/* Not populated: whatever is there was left by somebody. */
+			if (memchr_inv(__va(PFN_PHYS(pfn + i)), 0, PAGE_SIZE))
+				atomic_inc(&not_empty);
 			rmp_seal(pfn + i);
+		}
 		new.gfn += new.assigned;
 	}
 	mutex_unlock(&change);
@@ -273,7 +277,8 @@ void rmp_report(struct seq_file *out)
 		seq_printf(out, "rmp_%s=%lu\n", names[state], counts[state]);
 	seq_printf(out, "rmpupdate_private=%d\nrmpupdate_shared=%d\nrmpupdate_refused=%d\n",
 		   atomic_read(&made_private), atomic_read(&made_shared), atomic_read(&refused));
-	seq_printf(out, "host_writes=%d\n", atomic_read(&host_writes));
+	seq_printf(out, "host_writes=%d\nnot_empty=%d\n", atomic_read(&host_writes),
+		   atomic_read(&not_empty));
 	/* The firmware's lock is held: no context changes under us. */
 	xa_for_each(&table, pfn, held)
 		if (rmp_state((union rmp_entry){ .raw = xa_to_value(held) }) == CONTEXT)
