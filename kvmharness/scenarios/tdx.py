@@ -104,6 +104,8 @@ def _measure_registers(bench: TdxBench) -> None:
         attributes=TdAttributes.SEPT_VE_DISABLE,
     )
     bench.ready(machine)
+    registers = {"mrconfigid": "11", "mrowner": "22", "mrownerconfig": "33"}
+    bench.wants(**{name: byte * 48 for name, byte in registers.items()})
     bench.populate(0, 2, bench.source("aligned", 2))
     bench.step("FINALIZE_VM", machine.try_.tdx.finalize_vm())
 
