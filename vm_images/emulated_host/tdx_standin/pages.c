@@ -131,8 +131,11 @@ static void forget_leaked(void)
 	unsigned long index;
 
 	xa_for_each(&pages, index, entry)
-		if (is_leaked(entry))
+		if (is_leaked(entry)) {
 			give_page((u64)index << PAGE_SHIFT);
+			/* KVM did its part when it was told that the page was removed. */
+			owe((u64)index << PAGE_SHIFT, 0);
+		}
 }
 
 void forget_pages(void)
