@@ -57,11 +57,13 @@ DEFAULT_MEMORY = 1024
 # begins as zeros, and that guest_memfd makes its own so (gmem.punch.zeros) could not be seen.
 # hung_task: who waits so long for a lock waits for ever, and can't be ended. A panic says where it
 # waits and who holds the lock, is that test's failure, and the tests after it get another boot.
+# transparent_hugepage: of a huge page nobody asked for, a part that is unmapped stays charged, and
+# looks like a page that somebody forgot to let go of (suite/held.py).
 _APPEND = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "rcupdate.rcu_expedited=1 random.trust_cpu=on audit=0 log_buf_len=1M cryptomgr.notests=1 "
     "init_on_alloc=0 initcall_blacklist=load_system_certificate_list "
-    "hung_task_panic=1 sysctl.kernel.hung_task_timeout_secs=15"
+    "hung_task_panic=1 sysctl.kernel.hung_task_timeout_secs=15 transparent_hugepage=madvise"
 )
 # A kernel that has panicked stays as it is, to be looked at.
 _STAYS = "panic=0"
