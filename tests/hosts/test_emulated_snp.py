@@ -179,8 +179,9 @@ def test_the_memory_of_a_host_that_panicked_is_kept(host: EmulatedHost, tmp_path
     assert result.verdict is Verdict.PANIC, result.explain()
     assert result.vmcore is not None
     assert str(result.vmcore) in result.explain()
-    assert result.vmcore.stat().st_size > 10 << 20
-    assert result.vmcore.read_bytes()[:12] == b"makedumpfile"  # kdump's flattened format
+    assert result.vmcore.stat().st_size > 1 << 30
+    with open(result.vmcore, "rb") as file:
+        assert file.read(4) == b"\x7fELF"
     told = Path(f"{result.vmcore}.vmcoreinfo").read_bytes()
     assert f"OSRELEASE={host.facts['kernel']}\n".encode() in told
 
