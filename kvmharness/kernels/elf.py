@@ -82,7 +82,13 @@ class Module:
         """Return the names of the parameters it takes, sorted (module_param())."""
         text = self.section(".modinfo").data().decode("latin-1")
         declared = (field.partition("=") for field in text.split("\0"))
-        return sorted(value.partition(":")[0] for name, _, value in declared if name == "parmtype")
+        names = {value.partition(":")[0] for name, _, value in declared if name == "parmtype"}
+        # module_param_cb() writes no parmtype; what it and all others make is this object.
+        table = next((s for s in self.sections if s.name == ".symtab"), None)
+        if isinstance(table, SymbolTableSection):
+            made = (s.name for s in self._symbols(table) if s.section == "__param")
+            names |= {name.removeprefix("__param_") for name in made if name}
+        return sorted(names)
 
     def depends(self) -> list[str]:
         """Return the names of the modules this one needs loaded, ``-`` and ``_`` as written."""

@@ -63,7 +63,8 @@ def test_tds_and_nothing_else_can_be_made(host: EmulatedHost) -> None:
     assert not [line for line in lines if "BUG" in line or "Oops" in line or "WARNING" in line]
     state = dict(line.split("=", 1) for line in lines if "=" in line and " " not in line)
     pages = {name: count for name, count in state.items() if name.startswith("pages_")}
-    assert set(pages) == {"pages_tdr", "pages_tdcx", "pages_tdvpr", "pages_sept", "pages_reg"}
+    owned = {"pages_tdr", "pages_tdcx", "pages_tdvpr", "pages_sept", "pages_reg"}
+    assert set(pages) == {*owned, "pages_unflushed", "pages_unreset"}
     assert set(pages.values()) == {"0"}
 
 
