@@ -18,6 +18,7 @@ from pathlib import Path
 from kvmharness import progress
 from kvmharness.errors import HarnessError
 from kvmharness.hosts.host import Again
+from kvmharness.hosts.orders import GO
 from kvmharness.hosts.supervise import CRASHES
 from kvmharness.hosts.virtual_machine import CHANNELS, ORDERS, Share, VirtualMachine, option
 from kvmharness.kernels import cache
@@ -34,7 +35,7 @@ _INTO_ONE = " 2>&1 | cat"
 
 
 def keep(
-    machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool
+    machine: VirtualMachine, initramfs: bytes, orders: bytes, console: str, *, interactive: bool
 ) -> Again | None:
     """Keep what a run was made of, and return the shell command that boots it again.
 
@@ -48,7 +49,7 @@ def keep(
             (directory / "initramfs").write_bytes(initramfs)
             (directory / "console").write_text(console, encoding="utf-8")
             shares = [_kept_share(share, directory) for share in machine.shares]
-            (directory / "orders").write_text("go\n", encoding="utf-8")
+            (directory / "orders").write_bytes(orders + GO)
             argv = replace(machine, shares=shares).argv(
                 directory / "initramfs", _channels(interactive, directory / "orders")
             )

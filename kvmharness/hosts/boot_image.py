@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What an emulated host boots into: its initial RAM file system, with the command to run.
+"""What an emulated host boots into: its initial RAM file system, and the command it is to run.
 
-vm_images/emulated_host/init is the first process; it finds its modules, its plan and the command
-here, and runs the command in the caller's root.
+vm_images/emulated_host/init is the first process; it finds its modules here, is told the rest by
+and by (orders.py), and runs the command in the caller's root.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from kvmharness.host_kinds import EmulatedKind
 from kvmharness.hosts.after import script as after_script
 from kvmharness.hosts.initramfs import Initramfs
 from kvmharness.hosts.suitable import ROOT_MODULES
-from kvmharness.hosts.virtual_machine import Share
 from kvmharness.kernels.kernels import Kernel
 from kvmharness.resources import images_dir
 
 #: The programs that init calls.
 _APPLETS = (
-    *("sh", "cat", "chroot", "cp", "dd", "hostname", "ifconfig", "insmod", "kill", "ln", "mkdir"),
+    *("sh", "cat", "chroot", "date", "dd", "hostname", "ifconfig", "insmod", "kill", "ln", "mkdir"),
     *("mkfifo", "mount", "poweroff", "printf", "setsid", "sleep", "stty", "usleep", "uname"),
 )
 
@@ -32,16 +31,12 @@ def boot_image(
     modules: Mapping[str, Path],
     busybox: Path,
     *,
-    shares: Sequence[Share],
-    script: str,
     module_options: Mapping[str, str],
-    interactive: bool,
 ) -> bytes:
-    """Return the archive.
+    """Return the archive: the same for every run on the same host.
 
-    `modules`: by name, in load order. `script`: what the guest's shell runs in the caller's root.
-    `module_options`: module name to options beyond the kind's own. `interactive`: the script has
-    the console for its terminal.
+    `modules`: by name, in load order. `module_options`: module name to options beyond the kind's
+    own.
     """
     archive = Initramfs()
     for directory in ("dev", "proc", "sys", "lower", "above", "host", "tmp"):
@@ -51,13 +46,10 @@ def boot_image(
     for applet in _APPLETS:
         archive.link(f"bin/{applet}", "busybox")
     archive.file("init", (images_dir() / "emulated_host" / "init").read_bytes(), 0o755)
-    archive.file("command", _encoded(script))
     for name, path in modules.items():
         archive.file(f"modules/{name}.ko", path.read_bytes())
     plan = {
         "MODULES": "\n".join(_loads(modules, kind.options, module_options)),
-        "SHARES": "\n".join(f"{share.tag} {share.inside}" for share in shares),
-        "INTERACTIVE": "1" if interactive else "0",
         "NAME": kind.name,
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in plan.items())

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +25,10 @@ from pathlib import Path
 from kvmharness import host_kinds, progress
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 from kvmharness.host_kinds import EmulatedKind
-from kvmharness.hosts import again, busybox, qemu, suitable, terminal, tsc, vmcore
+from kvmharness.hosts import again, busybox, orders, qemu, snapshot, suitable, terminal, tsc, vmcore
 from kvmharness.hosts.boot_image import boot_image, command_script, load_order
 from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
+from kvmharness.hosts.monitor import Monitor
 from kvmharness.hosts.start import start
 from kvmharness.hosts.virtual_machine import Share, VirtualMachine
 from kvmharness.hosts.watch import Watch
@@ -47,6 +47,8 @@ from kvmharness.labels import HOST_VARIABLE, KERNEL_VARIABLE, HostLabel
 
 #: Seconds from QEMU's start to the command's; a boot takes 3 on a free core.
 BOOT_DEADLINE = 120.0
+#: The same where it goes on from a snapshot.
+_RESTORE_DEADLINE = 30.0
 #: MiB
 DEFAULT_MEMORY = 1024
 # mitigations, nokaslr: work for an emulated processor, no protection here. tsc, no_timer_check, and
@@ -184,6 +186,7 @@ class EmulatedHost:
         boot_timeout: float = BOOT_DEADLINE,
         block_log: int | None = None,
         keep_vmcore: Path | None = None,
+        cold: bool = False,
     ) -> HostRun:
         """Boot, run `argv` in the caller's root and directory, and end.
 
@@ -191,25 +194,28 @@ class EmulatedHost:
         `smp`: processors; `memory`: MiB. `append`: more for the kernel's command line. `env` is
         added to what is carried over from the caller's environment. `block_log`: a file (its fd)
         that takes the code of the modules as it first runs (coverage/block_log.py). `keep_vmcore`:
-        the directory for the guest's memory, if it panics or hangs. Never raises for what happens
-        inside: the verdict says it.
+        the directory for the guest's memory, if it panics or hangs. `cold`: boot, whether there is
+        a snapshot to go on from or not. Never raises for what happens inside: the verdict says it.
         """
         if keep_vmcore is not None:
             append = f"{_STAYS} {append}"
         script = command_script(argv, self._environment(env), cwd or Path.cwd(), after)
         machine = self._machine(writable, smp, memory, append)
-        archive = self._boot_image(machine, script, interactive=False)
+        archive = self._boot_image()
+        told = orders.orders(machine.shares[1:], script, interactive=False)
 
         def watch() -> Watch:
             return Watch(on_output, time.monotonic(), boot_timeout, timeout, silence, after)
 
         run = _started(
-            *(machine, archive, watch),
+            *(machine, archive, told, watch),
             interactive=False,
             block_log=block_log,
             keep_vmcore=keep_vmcore,
+            # What ran before a snapshot was taken would be in no log.
+            cold=cold or block_log is not None,
         )
-        return _kept_if_failed(run, machine, archive, interactive=False)
+        return _kept_if_failed(run, machine, archive, told, interactive=False)
 
     def shell(
         self,
@@ -225,14 +231,16 @@ class EmulatedHost:
         extra = {"TERM": os.environ.get("TERM", "linux"), **(env or {})}
         script = command_script(argv, self._environment(extra), Path.cwd())
         machine = self._machine(writable, smp, memory, append)
-        archive = self._boot_image(machine, terminal.size_setting() + script, interactive=True)
+        archive = self._boot_image()
+        script = terminal.size_setting() + script
+        told = orders.orders(machine.shares[1:], script, interactive=True)
 
         def watch() -> Watch:
             return Watch(None, time.monotonic(), BOOT_DEADLINE, float("inf"))
 
         with terminal.kept():
-            run = _started(machine, archive, watch, interactive=True)
-        return _kept_if_failed(run, machine, archive, interactive=True)
+            run = _started(machine, archive, told, watch, interactive=True)
+        return _kept_if_failed(run, machine, archive, told, interactive=True)
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if _PASSED.fullmatch(k)}
@@ -258,62 +266,81 @@ class EmulatedHost:
             shares=(root, *_shares(writable)),
         )
 
-    def _boot_image(self, machine: VirtualMachine, script: str, *, interactive: bool) -> bytes:
+    def _boot_image(self) -> bytes:
         return boot_image(
             self.kind,
             self.modules,
             self.busybox,
-            shares=machine.shares[1:],  # init has the root by itself
-            script=script,
             module_options=self.module_options,
-            interactive=interactive,
         )
 
 
 def _started(
     machine: VirtualMachine,
     archive: bytes,
+    told: bytes,
     watch: Callable[[], Watch],
     *,
     interactive: bool,
     block_log: int | None = None,
     keep_vmcore: Path | None = None,
+    cold: bool = False,
 ) -> HostRun:
-    """Boot, and once again if the command was not let begin; what came of the last boot."""
+    """Boot, and once again if the command was not let begin; what came of the last boot.
+
+    It goes on from a snapshot where there is one that can be restored, and makes one else.
+    """
     cores: list[Path] = []
 
-    def boot() -> Watch:
-        watched = watch()
+    state = snapshot.of(machine, archive)
 
-        def keep(monitor: socket.socket) -> None:
+    def boot(restore: int | None = None) -> Watch:
+        watched = watch()
+        if restore is not None:
+            watched.hurry(_RESTORE_DEADLINE)
+
+        def keep(monitor: Monitor) -> None:
             assert keep_vmcore is not None
             core = vmcore.write(monitor, keep_vmcore, "vmcore", watched.vmcoreinfo)
             cores.extend([core] if core else [])
 
         kept = keep if keep_vmcore is not None else None
         start(
-            *(machine, archive, watched),
+            *(machine, archive, told, watched),
             interactive=interactive,
+            make=None if state.file.exists() else state,
+            restore=restore,
             block_log=block_log,
             keep_vmcore=kept,
         )
         return watched
 
-    watched, refused = boot(), []
+    refused = []
+    with state.opened() if not cold else contextlib.nullcontext() as restore:
+        watched = boot(restore)
+    restored = restore is not None and watched.came_up
+    if restore is not None and not restored:
+        progress.note("the snapshot of the emulated host can't be restored; it is booted anew")
+        state.drop()
+        watched = boot()
     if watched.refused:
         refused = [watched.refused]
         progress.note(f"the emulated host was refused, {watched.refused}; it is booted again")
-        watched = boot()
-    return replace(watched.verdict(), refused=refused, vmcore=cores[-1] if cores else None)
+        state.drop()
+        watched, restored = boot(), False
+    core = cores[-1] if cores else None
+    return replace(watched.verdict(), refused=refused, restored=restored, vmcore=core)
 
 
 def _kept_if_failed(
-    run: HostRun, machine: VirtualMachine, archive: bytes, *, interactive: bool
+    run: HostRun, machine: VirtualMachine, archive: bytes, told: bytes, *, interactive: bool
 ) -> HostRun:
     """Add to a run whose command did not end by itself how to boot the same again."""
     if run.verdict is Verdict.FINISHED:
         return run
-    return replace(run, again=again.keep(machine, archive, run.console, interactive=interactive))
+    return replace(
+        run, again=again.keep(machine, archive, told, run.console, interactive=interactive)
+    )
 
 
 def _builder(name: str, kernel: Kernel) -> Callable[[modulebuild.ModuleSource, Kernel], Path]:

@@ -22,6 +22,10 @@ class GuestClock:
         #: What is wrong with it, in a few words; empty while nothing is.
         self.wrong = ""
 
+    def restart(self) -> None:
+        """Compare from the next reading on: the guest stood still meanwhile."""
+        self._first = None
+
     def reading(self, guest: float, ours: float) -> None:
         """Take a reading: seconds of the guest's clock, and of ours when it was told."""
         if self._first is None:

@@ -67,6 +67,8 @@ class HostRun:
     after: Sequence[AfterRun] = ()
     #: The guest's memory as it was when the command did not end by itself, if it was to be kept.
     vmcore: Path | None = None
+    #: Whether it went on from a snapshot of a host that had booted earlier.
+    restored: bool = False
     #: Why an earlier boot for this run was refused; it was booted again then.
     refused: Sequence[str] = ()
     #: What the guest's console said, whatever the verdict; of a long text, the last 256 KiB.

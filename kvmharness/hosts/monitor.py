@@ -16,16 +16,22 @@ class MonitorError(HarnessError):
 
 
 class Monitor:
-    """A connection to a QEMU that is running: `connection` is the other end of its monitor."""
+    """A connection to a QEMU that is running: `connection` is the other end of its monitor.
 
-    def __init__(self, connection: socket.socket, timeout: float = 10.0) -> None:
+    QEMU greets once, so a connection has one Monitor; the greeting is read with the first command.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._text = b""
-        self._answer(time.monotonic() + timeout, "QMP")
-        self.do("qmp_capabilities", timeout=timeout)
+        self._greeted = False
 
     def do(self, command: str, *, timeout: float, **arguments: Any) -> Any:
         """Have QEMU do `command` within `timeout` seconds, and return what it answers."""
+        if not self._greeted:
+            self._answer(time.monotonic() + timeout, "QMP")
+            self._greeted = True
+            self.do("qmp_capabilities", timeout=timeout)
         self._connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
         return self._answer(time.monotonic() + timeout, "return")
 

@@ -234,6 +234,8 @@ class _Supervisor:
         if run.clock_rate is not None:
             rate = round(run.clock_rate, 4)
             self._result.facts = {**self._result.facts, "clock_rate": rate}
+        if run.restored:
+            self._result.facts = {**self._result.facts, "restored": True}
         self._refused(run.refused)
 
     def _refused(self, reasons: Sequence[str]) -> None:

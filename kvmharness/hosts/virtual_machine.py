@@ -41,19 +41,31 @@ class VirtualMachine:
     memory: int  # MiB
     shares: Sequence[Share]
 
+    def same(self) -> list[str]:
+        """Return what its command line does not tell of what it is: versions of files."""
+        status = self.kernel.stat()
+        return [self.qemu.version, str(status.st_mtime_ns), str(status.st_size)]
+
     def argv(
-        self, initramfs: str | Path, channels: Mapping[str, str], monitor: int | None = None
+        self,
+        initramfs: str | Path,
+        channels: Mapping[str, str],
+        monitor: int | None = None,
+        incoming: str | None = None,
     ) -> list[str]:
         """Return QEMU's argv.
 
         `channels`: by name, the backend of each of CHANNELS and of ORDERS: ``stdio``, ``null`` or
         ``file,path=/dev/fd/N``. `monitor`: the fd of a socket that QEMU's monitor is to have.
+        `incoming`: the file of a snapshot to go on from.
         """
         argv = [*self.qemu.argv, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
         argv += ["-machine", "q35,accel=tcg,usb=off,smm=off,vmport=off,i8042=off,hpet=off"]
         argv += ["-cpu", self.cpu, "-smp", str(self.smp), "-m", f"{self.memory}M"]
         argv += ["-kernel", str(self.kernel), "-initrd", str(initramfs), "-append", self.append]
         argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x01"]
+        # Another id at each start has a guest that goes on from a snapshot draw other random bytes.
+        argv += ["-device", "vmgenid,guid=auto"]
         console, *ports = (*CHANNELS, ORDERS)
         argv += ["-chardev", f"{channels[console]},id={console}", "-serial", f"chardev:{console}"]
         argv += ["-device", "virtio-serial-pci"]
@@ -63,6 +75,8 @@ class VirtualMachine:
         if monitor is not None:
             argv += ["-chardev", f"socket,fd={monitor},id=monitor"]
             argv += ["-mon", "chardev=monitor,mode=control"]
+        if incoming is not None:
+            argv += ["-incoming", f"file:{incoming}"]
         for share in self.shares:
             given = f"local,path={option(share.path)},mount_tag={share.tag}"
             given += ",security_model=none,multidevs=remap"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ _DEADLINE = 180.0
 
 
 def write(
-    connection: socket.socket, directory: Path, name: str, info: tuple[int, int] | None
+    monitor: Monitor, directory: Path, name: str, info: tuple[int, int] | None
 ) -> Path | None:
     """Have QEMU write a guest's memory below `directory`, and return the file.
 
@@ -37,7 +36,6 @@ def write(
         )
         core = where / "vmcore"
         with progress.step(f"writing the guest's memory to {core}"):
-            monitor = Monitor(connection)
             monitor.do("stop", timeout=10)
             monitor.do(
                 "dump-guest-memory",

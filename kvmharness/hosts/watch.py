@@ -10,13 +10,14 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kvmharness.hosts import after as after_
 from kvmharness.hosts import host
 from kvmharness.hosts.guest_clock import GuestClock
 from kvmharness.hosts.host import HostRun, OnOutput, Silence, Verdict, never
 from kvmharness.hosts.limits import Limits
+from kvmharness.hosts.orders import GO
 from kvmharness.hosts.virtual_machine import CHANNELS
 from kvmharness.kernel_log.log import parse_console
 
@@ -64,15 +65,23 @@ class Watch:
         self._qemu_status: int | None = None
 
     def follow(
-        self, machine: subprocess.Popen[bytes], sources: Mapping[str, int], orders: int
+        self,
+        machine: subprocess.Popen[bytes],
+        sources: Mapping[str, int],
+        orders: int,
+        told: bytes = b"",
+        loaded: Callable[[], None] | None = None,
     ) -> None:
         """Read until QEMU has ended and all is read, or a deadline has come.
 
         `sources`: what to read from, by name: ``qemu`` (its stderr) and the guest's channels,
         ``console``, ``control`` (what init tells), ``stdout``, ``stderr`` (the command's).
-        `orders`: the fd to write to what init waits for.
+        `orders`: the fd to write to what init waits for, first of all `told`, when the modules are
+        loaded; `loaded` is called before. Without that the guest has loaded them already.
         """
-        self._orders = orders
+        self._orders, self._told, self._loaded = orders, told, loaded
+        if loaded is None:
+            self._tell(told)
         with selectors.DefaultSelector() as waiting:
             for name, fd in sources.items():
                 os.set_blocking(fd, False)
@@ -153,7 +162,11 @@ class Watch:
             with contextlib.suppress(ValueError):
                 self._milestones[word] = float(seconds)
                 self._clock.reading(float(seconds), time.monotonic())
-            if word == "ready" and not self.refused:
+            if word == "modules" and self._loaded is not None and not self.refused:
+                self._loaded()
+                self._clock.restart()  # a guest that is stopped lives no longer
+                self._tell(self._told)
+            elif word == "ready" and not self.refused:
                 self._begin()
             elif word == "failed":
                 self._failed = more
@@ -166,8 +179,21 @@ class Watch:
         self.let_go = True
         self._give_up = float("inf")
         self._limits.begin()
+        self._tell(GO)
+
+    def _tell(self, data: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # QEMU has ended: that will be seen
-            os.write(self._orders, b"go\n")
+            os.write(self._orders, data)
+
+    def hurry(self, seconds: float) -> None:
+        """Give up after so many seconds from the start, if the command has not begun by then."""
+        self._boot_timeout = min(self._boot_timeout, seconds)
+        self._give_up = self._began + self._boot_timeout
+
+    @property
+    def came_up(self) -> bool:
+        """Whether init told anything at all."""
+        return bool(self._milestones) or self._failed is not None
 
     # -------------------------------------------------------------- what it comes to
 

@@ -63,7 +63,41 @@ def test_status_and_output_come_out(host: EmulatedHost) -> None:
     result = host.run(["sh", "-c", script], timeout=60)
     assert result.verdict is Verdict.FINISHED, result.explain()
     assert (result.status, result.stdout, result.stderr) == (137, b"out\n", b"err\n")
-    assert list(result.milestones) == ["up", "modules", "ready", "exit"]
+    assert list(result.milestones)[-3:] == ["orders", "ready", "exit"]
+
+
+def test_runs_go_on_from_the_same_boot(host: EmulatedHost, tmp_path: Path) -> None:
+    """It knows the time, its own command and share, and no two have the same secrets."""
+    script = "cat /sys/module/kvm_amd/parameters/sev; date +%s; head -c 16 /dev/urandom | md5sum"
+    cold = host.run(["sh", "-c", script], timeout=60, cold=True)
+    assert (cold.ok, cold.restored) == (True, False), cold.explain()
+    assert list(cold.milestones) == ["up", "modules", "orders", "ready", "exit"]
+    secrets = {cold.stdout.splitlines()[-1]}
+    for number in range(2):
+        shared = tmp_path / f"shared{number}"
+        shared.mkdir()
+        own = f"{script}; echo {number} >{shared}/made"
+        went_on = host.run(["sh", "-c", own], timeout=60, writable=[shared])
+        assert (went_on.ok, went_on.restored) == (True, number == 1 or went_on.restored)
+        secrets.add(went_on.stdout.splitlines()[-1])
+        assert (shared / "made").read_text() == f"{number}\n"
+    assert went_on.restored
+    assert list(went_on.milestones) == ["orders", "ready", "exit"]
+    assert abs(int(went_on.stdout.splitlines()[1]) - time.time()) < 30
+    assert len(secrets) == 3
+
+
+def test_where_the_snapshot_of_the_same_boot_is_damaged_the_host_boots(
+    host: EmulatedHost, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert host.run(["true"], timeout=60).ok
+    directory = cache.cache_dir() / "snapshots"
+    newest = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes()[: 1 << 20])
+    result = host.run(["echo", "all the same"], timeout=60)
+    assert (result.stdout, result.restored) == (b"all the same\n", False), result.explain()
+    assert "can't be restored" in capfd.readouterr().err
+    assert newest.stat().st_size > 10 << 20
 
 
 def test_inside_is_the_callers_root_on_the_hosts_kernel(host: EmulatedHost, tmp_path: Path) -> None:
@@ -218,7 +252,7 @@ def test_a_module_that_does_not_load_is_a_failed_boot(host: EmulatedHost) -> Non
 
 
 def test_a_boot_has_a_deadline(host: EmulatedHost) -> None:
-    result = host.run(["true"], timeout=60, boot_timeout=0.5)
+    result = host.run(["true"], timeout=60, boot_timeout=0.5, cold=True)
     assert result.verdict is Verdict.BOOT_FAILED
     assert "not booted within" in result.detail
 

@@ -52,7 +52,7 @@ def machine(tmp_path: Path) -> VirtualMachine:
 def _kept(
     machine: VirtualMachine, initramfs: bytes, console: str, *, interactive: bool = False
 ) -> Again:
-    kept = again.keep(machine, initramfs, console, interactive=interactive)
+    kept = again.keep(machine, initramfs, b"12\nto do", console, interactive=interactive)
     assert kept is not None
     return kept
 
@@ -85,8 +85,8 @@ def test_the_command_starts_the_same_machine(
 @pytest.mark.usefixtures("cache")
 def test_the_command_lets_init_go_on(machine: VirtualMachine) -> None:
     kept = _kept(machine, b"", "")
-    assert (kept.file.parent / "orders").read_text() == "go\n"
-    assert f"input-path={kept.file.parent}/orders,id=orders".replace(",", ",") in kept.command
+    assert (kept.file.parent / "orders").read_bytes() == b"12\nto dogo\n"
+    assert f"input-path={kept.file.parent}/orders,id=orders" in kept.command
 
 
 def test_a_shared_directory_is_there_when_the_run_s_own_has_gone(
@@ -134,5 +134,5 @@ def test_a_cache_that_takes_nothing_is_told_and_the_failure_still_is(
 ) -> None:
     cache.mkdir()
     (cache / "failed").write_text("in the way")
-    assert again.keep(machine, b"", "", interactive=False) is None
+    assert again.keep(machine, b"", b"", "", interactive=False) is None
     assert "can't be kept to boot it again" in capsys.readouterr().err

@@ -51,15 +51,12 @@ def host(tmp_path: Path) -> emulated.EmulatedHost:
     )
 
 
-def _booted(
-    host: emulated.EmulatedHost, script: str
-) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
-    machine = host._machine((), smp=1, memory=512, append="")
-    return read(host._boot_image(machine, script, interactive=False))
+def _booted(host: emulated.EmulatedHost) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
+    return read(host._boot_image())
 
 
 def test_modules_are_loaded_in_an_order_that_serves_all(host: emulated.EmulatedHost) -> None:
-    found = _booted(host.with_module_options(["snp_standin.smt=0", "kvm_amd.sev=1"]), "true\n")
+    found = _booted(host.with_module_options(["snp_standin.smt=0", "kvm_amd.sev=1"]))
     plan = found["plan"][1].decode()
     listed = plan.split("'")[1].splitlines()
     assert listed == [
@@ -74,7 +71,6 @@ def test_modules_are_loaded_in_an_order_that_serves_all(host: emulated.EmulatedH
         "overlay.ko",
     ]
     assert found["modules/snp_standin.ko"][1] == STANDIN
-    assert found["command"][1] == b"true\n"
     assert stat.S_IMODE(found["init"][0]) == 0o755
 
 
@@ -99,7 +95,7 @@ def test_a_module_of_ones_own_takes_the_place_of_the_kernels(
     mine = tmp_path / "mine.ko"
     mine.write_bytes(kernel_module(modinfo=b"vermagic=1\0name=kvm_amd\0depends=kvm,ccp\0"))
     changed = host.with_modules([f"kvm-amd={mine}"])
-    assert _booted(changed, "")["modules/kvm-amd.ko"][1] == mine.read_bytes()
+    assert _booted(changed)["modules/kvm-amd.ko"][1] == mine.read_bytes()
     assert changed.label.kernel == changed.facts["kernel"] == "7.3.4+mine.ko"
     assert changed.facts["modules"] == {"kvm-amd": str(mine)}
     assert changed.facts["rebuilt"] == ["kvm-amd"]
@@ -143,7 +139,7 @@ def test_an_option_that_a_module_has_not_got_is_refused_with_those_there_are(
 
 def test_every_program_of_init_is_there(host: emulated.EmulatedHost) -> None:
     """Whatever init calls is a shell builtin, a function of its own or an applet that is linked."""
-    found = _booted(host, "")
+    found = _booted(host)
     words = {
         line.split()[0]
         for line in found["init"][1].decode().splitlines()

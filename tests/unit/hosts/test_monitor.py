@@ -33,10 +33,12 @@ class FakeQemu:
         while data := self._connection.recv(1 << 16):
             command = json.loads(data)
             self.asked.append(command)
-            answer = self._answers.get(command["execute"], {"return": {}})
-            text = _EVENT + json.dumps(answer).encode() + b"\r\n"
+            text = _EVENT + json.dumps(self.answer(command)).encode() + b"\r\n"
             for at in range(0, len(text), 7):
                 self._connection.sendall(text[at : at + 7])
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        return self._answers.get(command["execute"], {"return": {}})
 
     def end(self) -> None:
         self._thread.join(10)
@@ -53,20 +55,22 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_events_are_passed_over(sockets: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = sockets
     qemu = FakeQemu(theirs, {"query-status": {"return": {"status": "running"}}})
-    assert Monitor(ours).do("query-status", timeout=5) == {"status": "running"}
+    monitor = Monitor(ours)
+    for _ in range(2):  # greeted once
+        assert monitor.do("query-status", timeout=5) == {"status": "running"}
     ours.shutdown(socket.SHUT_RDWR)
     qemu.end()
-    assert [each["execute"] for each in qemu.asked] == ["qmp_capabilities", "query-status"]
+    assert [each["execute"] for each in qemu.asked] == ["qmp_capabilities", *["query-status"] * 2]
 
 
 def test_a_qemu_that_says_nothing_is_not_waited_for(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
     with pytest.raises(MonitorError, match="does not answer"):
-        Monitor(sockets[0], timeout=0.2)
+        Monitor(sockets[0]).do("stop", timeout=0.2)
     sockets[1].close()
     with pytest.raises(MonitorError, match="closed"):
-        Monitor(sockets[0], timeout=5)
+        Monitor(sockets[0]).do("stop", timeout=5)
 
 
 def test_a_guest_s_memory_is_dumped_while_it_stands_still(
@@ -74,7 +78,7 @@ def test_a_guest_s_memory_is_dumped_while_it_stands_still(
 ) -> None:
     ours, theirs = sockets
     qemu = FakeQemu(theirs, {})
-    core = vmcore.write(ours, tmp_path, "vmcore", (0x1000, 0x400))
+    core = vmcore.write(Monitor(ours), tmp_path, "vmcore", (0x1000, 0x400))
     ours.shutdown(socket.SHUT_RDWR)
     qemu.end()
     assert core is not None
@@ -91,7 +95,7 @@ def test_memory_that_can_not_be_kept_is_told(
     ours, theirs = sockets
     refused = {"error": {"class": "GenericError", "desc": "No space left"}}
     qemu = FakeQemu(theirs, {"dump-guest-memory": refused})
-    assert vmcore.write(ours, tmp_path, "vmcore", None) is None
+    assert vmcore.write(Monitor(ours), tmp_path, "vmcore", None) is None
     ours.shutdown(socket.SHUT_RDWR)
     qemu.end()
     assert "can't be kept: QEMU says: No space left" in capsys.readouterr().err

@@ -262,11 +262,14 @@ def test_a_time_that_is_wrong_again_is_an_error() -> None:
 
 
 def test_what_a_run_tells_of_its_host_is_a_fact() -> None:
-    told = HostRun(Verdict.FINISHED, 0, 1.0, clock_rate=1.00024, refused=["its time is wrong"])
+    told = HostRun(
+        Verdict.FINISHED, 0, 1.0, clock_rate=1.00024, refused=["its time is wrong"], restored=True
+    )
     result = run(FakeHost((said("plan", "a") + passes("a") + said("end", "0"), told)))
     assert result.facts == {
         "kind": "emulated-snp",
         "clock_rate": 1.0002,
+        "restored": True,
         "refused_boots": ["its time is wrong"],
     }
 
