@@ -77,6 +77,10 @@ class PopulateBench(Bench, ABC):
     def forget_digest(self) -> None:
         """Predict no digest: pages are populated in an order that nobody knows."""
 
+    def digest_is_right(self) -> bool:
+        """Whether the stand-in's digest is the predicted one, and it was given all it should be."""
+        return self.launch_digest() == self.predicted_digest() and not self.lost()
+
     def take_locks(self) -> None:
         """Take each lock of the VM, its vCPUs and slots, if it was made."""
         if self._machine is not None:

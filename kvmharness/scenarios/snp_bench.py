@@ -157,10 +157,6 @@ class SnpBench(PopulateBench):
         self._lost = self.lost()
         self.forget_digest()
 
-    def digest_is_right(self) -> bool:
-        """Whether the firmware's digest is that of the pages followed, VMSAs included."""
-        return self.launch_digest() == self.predicted_digest() and not self.lost()
-
     def lost(self) -> list[str]:
         """What the firmware was given of the pages that were followed otherwise than KVM was.
 

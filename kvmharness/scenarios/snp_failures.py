@@ -2,20 +2,21 @@
 """Each call of an SNP launch that can fail, failing: commands of the firmware, and the RMP.
 
 A table: at which stage of the launch, which call of KVM's, and how. Each row is a scenario,
-``snp.failure.STAGE_CALL_HOW``: the stage, the same again, the rest of the launch; then what the
-stand-in was left with when the guest is gone, and whether the next guest can be launched.
+``snp.failure.STAGE_CALL_HOW`` (failures.py).
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from errno import EBUSY, EFAULT
 
 from kvmharness.kvm.vmtypes import VmType
 from kvmharness.launch.sev import Snp
+from kvmharness.scenarios.failures import Case, Kind, fail
 from kvmharness.scenarios.snp_bench import SnpBench, snp_scenario
-from kvmharness.scenarios.snp_stages import PAGES, SnpLaunch, held, left_since
+from kvmharness.scenarios.snp_stages import SnpLaunch
+from kvmharness.scenarios.staged_launch import PAGES
+from kvmharness.standins import proc
 from kvmharness.standins import snp as standin
 from kvmharness.standins.snp import Failure, FirmwareCall
 
@@ -29,28 +30,10 @@ _RMP_FAULT = -EFAULT
 _MORE_THAN_ASIDS = 36
 
 
-@dataclass(frozen=True)
-class _Case:
-    """`stage` of the launch, and what fails in it: `label` and `how` end the id."""
-
-    stage: str
-    label: str
-    how: str
-    failures: tuple[Failure, ...]
-    destructive: bool = False
-
-    @property
-    def id(self) -> str:
-        return f"snp.failure.{self.stage}_{self.label}_{self.how}"
-
-    @property
-    def summary(self) -> str:
-        return f"{self.stage}: " + ", ".join(
-            f"{failure.call.name}, use {failure.after + 1}, {self.how}" for failure in self.failures
-        )
+_Case = functools.partial(Case[Failure], "snp")
 
 
-def _command(stage: str, label: str, call: FirmwareCall, after: int = 0) -> list[_Case]:
+def _command(stage: str, label: str, call: FirmwareCall, after: int = 0) -> list[Case[Failure]]:
     """A firmware command that fails, and one that its driver does not give it."""
     return [
         _Case(stage, label, how, (Failure(call, result, after),))
@@ -58,12 +41,12 @@ def _command(stage: str, label: str, call: FirmwareCall, after: int = 0) -> list
     ]
 
 
-def _rmp(stage: str, label: str, call: FirmwareCall, after: int = 0) -> _Case:
+def _rmp(stage: str, label: str, call: FirmwareCall, after: int = 0) -> Case[Failure]:
     """A change of the RMP, or a look at it, that fails."""
     return _Case(stage, label, "failed", (Failure(call, _RMP_FAULT, after),))
 
 
-def _undo(stage: str, label: str, first: Failure, undo: FirmwareCall) -> list[_Case]:
+def _undo(stage: str, label: str, first: Failure, undo: FirmwareCall) -> list[Case[Failure]]:
     """A call that fails, and the command that would undo what came before it."""
     return [
         _Case(stage, label, how, (first, Failure(undo, result)))
@@ -71,7 +54,7 @@ def _undo(stage: str, label: str, first: Failure, undo: FirmwareCall) -> list[_C
     ]
 
 
-_CASES: tuple[_Case, ...] = (
+_CASES: tuple[Case[Failure], ...] = (
     *_command("init2", "platform_init", FirmwareCall.PLATFORM_INIT),
     _rmp("init2", "firmware_page", FirmwareCall.ALLOC_FIRMWARE_PAGE),
     _rmp("start", "firmware_page", FirmwareCall.ALLOC_FIRMWARE_PAGE),
@@ -122,41 +105,18 @@ _CASES: tuple[_Case, ...] = (
 )
 
 
-def _fail(bench: SnpBench, case: _Case) -> None:
-    before, struck = held(), standin.struck()
-    bench.stack.callback(standin.forget)
-    vcpus = 1 if case.stage in ("prefault", "punch") else 2 * (case.stage in ("finish", "close"))
-    launch = SnpLaunch(bench, vcpus)
-    reached = launch.reach(case.stage)
-    standin.inject(*case.failures)
-    if case.stage == "close":
-        rest = reached
-        launch.machine.close()
-    else:
-        for again in ("", " again"):
-            call = launch.go(case.stage)
-            bench.outcome.steps.append(call)
-            if again == "":
-                standin.clear_injection()
-        rest = launch.reach("prefault") and bench.digest_is_right()
-        launch.machine.close()
-    left = left_since(before)
-    standin.clear_injection()
-    bench.fact("the launch", "complete" if reached and rest else "incomplete")
-    bench.fact("failures", standin.struck() - struck)
-    asids = left.pop("asids")
-    note = ", ".join(f"{name} {count}" for name, count in left.items() if count)
-    bench.fact("pages left", sum(left.values()), note)
-    bench.fact("ASIDs left", asids)
-    bench.outcome.keys_left = asids
-    if asids or note:
-        # The kernel has freed some of these pages: the next guest may get one, by chance.
-        standin.forget()
-    after = SnpLaunch(bench, 0)
-    complete = after.reach("prefault") and bench.digest_is_right()
-    bench.forget_digest()
-    after.machine.close()
-    bench.fact("the next guest", "complete" if complete else "incomplete")
+def _held() -> dict[str, int]:
+    """What the stand-in holds for guests: pages by state, and ASIDs."""
+    state = standin.read_state()
+    return {**proc.counts_of(state, "rmp_"), "asids": int(state["asids"])}
+
+
+_KIND = Kind(standin, _held, "prefault", keys="asids", keys_are="ASIDs", guest_is="guest")
+
+
+def _fail(bench: SnpBench, case: Case[Failure]) -> None:
+    vcpus = {"prefault": 1, "punch": 1, "finish": 2, "close": 2}.get(case.stage, 0)
+    fail(bench, case, _KIND, lambda: SnpLaunch(bench, vcpus), lambda: SnpLaunch(bench, 0))
 
 
 @snp_scenario(
@@ -192,6 +152,4 @@ for _how, _result in (("failed", _FAILED), ("busy", _BUSY)):
 
 
 for _case in _CASES:
-    snp_scenario(_case.id, _case.summary, "standin", destructive=_case.destructive)(
-        functools.partial(_fail, case=_case)
-    )
+    snp_scenario(_case.id, _case.summary, "standin")(functools.partial(_fail, case=_case))

@@ -20,7 +20,8 @@ from kvmharness.kvm.result import Result
 from kvmharness.launch.sev import DEFAULT_POLICY, PageType
 from kvmharness.scenarios.placed import BAD, HALF, READONLY, placed
 from kvmharness.scenarios.snp_bench import SnpBench, snp_scenario
-from kvmharness.scenarios.snp_stages import PAGES, SnpLaunch
+from kvmharness.scenarios.snp_stages import SnpLaunch
+from kvmharness.scenarios.staged_launch import PAGES
 from kvmharness.scenarios.step import Call
 
 _ID_BLOCK_BYTES, _ID_AUTH_BYTES = 96, 4096

@@ -1,70 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""An SNP launch stage by stage, for scenarios in which one of the stages goes wrong."""
+"""An SNP launch stage by stage."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kvmharness.kvm.mapping import PAGE_SIZE
-from kvmharness.kvm.result import Result
 from kvmharness.scenarios.snp_bench import SnpBench
+from kvmharness.scenarios.staged_launch import PRE_FAULTED, StagedLaunch
 from kvmharness.scenarios.step import Call
-from kvmharness.standins import proc
-from kvmharness.standins import snp as standin
-
-#: Pages that are populated, from gfn 0, and the gfn of the one that is pre-faulted.
-PAGES = 4
-PRE_FAULTED = 8
-#: Seconds after which what a guest has left behind counts as left.
-_SETTLED = 0.05
 
 
-class SnpLaunch:
-    """A guest on its way, stage by stage; each gives the step that it makes."""
+class SnpLaunch(StagedLaunch):
+    """A guest on its way, with so many vCPUs."""
 
     def __init__(self, bench: SnpBench, vcpus: int) -> None:
+        super().__init__(bench, bench.make(initialized=False))
         self.bench = bench
-        self.machine = bench.make(initialized=False)
-        self.machine.set_private(0, PAGES * PAGE_SIZE)
-        self.machine.set_private(PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
-        self.source = bench.source("aligned", PAGES)
         self.vcpus = vcpus
-        self.populated = 0
-        self.made: list[str] = []
-        self._stages: dict[str, Callable[[], Call]] = {
-            "init2": lambda: self._call("KVM_SEV_INIT2", self.machine.try_.snp.init2()),
-            "start": self._start,
-            "update": self._update,
+
+    def stages(self) -> Mapping[str, Callable[[], Call]]:
+        """What an SNP launch does, in its order."""
+        return {
+            "init2": lambda: Call.of("KVM_SEV_INIT2", self.machine.try_.snp.init2()),
+            "start": lambda: Call.of("LAUNCH_START", self.machine.try_.snp.launch_start()),
+            "update": self.populate,
             "finish": self._finish,
-            "prefault": self._pre_fault,
-            "punch": self._punch,
+            "prefault": self.pre_fault,
         }
-
-    def reach(self, stage: str) -> bool:
-        """Go through what precedes `stage`, and say whether all of it succeeded."""
-        for name in self._stages:
-            if name == stage:
-                break
-            if name not in self.made:
-                if not self.go(name).ok:
-                    return False
-                if name == "update" and self.populated < PAGES:
-                    return False
-        return True
-
-    def go(self, stage: str) -> Call:
-        """Do a stage."""
-        if stage == "finish":
-            self.make_vcpus()
-        call = self._stages[stage]()
-        if call.ok:
-            self.was_made(stage)
-        return call
 
     def was_made(self, stage: str) -> None:
         """Take a stage for done."""
-        self.made.append(stage)
+        super().was_made(stage)
         if stage == "start":
             self.bench.begin_digest()
 
@@ -75,46 +42,13 @@ class SnpLaunch:
             self.machine.vcpus.append(vcpu)
             self.machine.own(vcpu)
 
-    def _call(self, label: str, result: Result[int]) -> Call:
-        return Call.of(label, result)
-
-    def _start(self) -> Call:
-        return self._call("LAUNCH_START", self.machine.try_.snp.launch_start())
-
-    def _update(self) -> Call:
-        done = self.populated
-        address = self.source.address + done * PAGE_SIZE
-        call = self.bench.populate(done, PAGES - done, address, record=False)
-        self.populated += call.done or 0
+    def pre_fault(self) -> Call:
+        """Pre-fault the page at PRE_FAULTED."""
+        call = super().pre_fault()
+        if call.ok:
+            self.bench.wants_faulted(PRE_FAULTED * PAGE_SIZE)
         return call
 
     def _finish(self) -> Call:
-        return self._call("LAUNCH_FINISH", self.machine.try_.snp.launch_finish())
-
-    def _pre_fault(self) -> Call:
-        vcpu = self.machine.vcpus[0]
-        result = vcpu.try_.pre_fault_memory(PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
-        if result.ok:
-            self.bench.wants_faulted(PRE_FAULTED * PAGE_SIZE)
-        return self._call("KVM_PRE_FAULT_MEMORY", result)
-
-    def _punch(self) -> Call:
-        guest_memfd = self.machine.slots[0].guest_memfd
-        assert guest_memfd is not None
-        return self._call("punch", guest_memfd.try_.punch_hole(0, PAGE_SIZE))
-
-
-def held() -> dict[str, int]:
-    """What the stand-in holds for guests: pages by state, and ASIDs."""
-    state = standin.read_state()
-    return {**proc.counts_of(state, "rmp_"), "asids": int(state["asids"])}
-
-
-def left_since(before: dict[str, int]) -> dict[str, int]:
-    """Wait until all is as before, or what is left stays; return how much more there is."""
-    seen, since = held(), time.monotonic()
-    while seen != before and time.monotonic() - since < _SETTLED:
-        time.sleep(0.01)
-        if (now := held()) != seen:
-            seen, since = now, time.monotonic()
-    return {name: count - before.get(name, 0) for name, count in seen.items()}
+        self.make_vcpus()
+        return Call.of("LAUNCH_FINISH", self.machine.try_.snp.launch_finish())

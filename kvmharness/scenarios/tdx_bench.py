@@ -150,10 +150,6 @@ class TdxBench(PopulateBench):
         self._pages = []
         self._wanted = dict(_NOT_GIVEN)
 
-    def digest_is_right(self) -> bool:
-        """Whether the module's MRTD is that of the pages followed, and it was given all of them."""
-        return self.launch_digest() == self.predicted_digest() and not self.lost()
-
     def wants(self, **fields: str) -> None:
         """Have `lost` compare these fields of TD_PARAMS, in the names of tdx_standin/record.c.
 

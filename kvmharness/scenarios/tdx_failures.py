@@ -2,21 +2,19 @@
 """Each SEAMCALL of a TD's life failing: busy once, refused once, its undo and the teardown too.
 
 A table: at which stage of the launch, which leaf, and how. Each row is a scenario,
-``tdx.failure.STAGE_LEAF_HOW``: the stage, the same again, the rest of the launch; then what the
-module was left with when the TD is gone, and whether the next TD can be launched.
+``tdx.failure.STAGE_LEAF_HOW`` (failures.py).
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.launch.tdx_status import status_code
+from kvmharness.scenarios.failures import Case, Kind, fail
+from kvmharness.scenarios.staged_launch import StagedLaunch
 from kvmharness.scenarios.step import Call
 from kvmharness.scenarios.tdx_bench import TdxBench, tdx_scenario
 from kvmharness.standins import tdx as tdx_standin
@@ -26,33 +24,11 @@ _BUSY = status_code("OPERAND_BUSY", "TDR")
 _FAILED = status_code("PAGE_METADATA_INCORRECT", "RCX")
 _INTERRUPTED = status_code("INTERRUPTED_RESUMABLE")
 
-_PAGES = 4
-_PRE_FAULTED = 8
-#: Seconds after which what a TD has left behind counts as left.
-_SETTLED = 0.05
+
+_Case = functools.partial(Case[Failure], "tdx")
 
 
-@dataclass(frozen=True)
-class _Case:
-    """`stage` of the launch, and what fails in it: `label` and `how` end the id."""
-
-    stage: str
-    label: str
-    how: str
-    failures: tuple[Failure, ...]
-
-    @property
-    def id(self) -> str:
-        return f"tdx.failure.{self.stage}_{self.label}_{self.how}"
-
-    @property
-    def summary(self) -> str:
-        return f"{self.stage}: " + ", ".join(
-            f"{failure.leaf.name}, use {failure.after + 1}, {self.how}" for failure in self.failures
-        )
-
-
-def _leaf(stage: str, label: str, leaf: Seamcall, after: int = 0) -> list[_Case]:
+def _leaf(stage: str, label: str, leaf: Seamcall, after: int = 0) -> list[Case[Failure]]:
     """A leaf that is refused, and one that finds the module busy."""
     return [
         _Case(stage, label, how, (Failure(leaf, status, after),))
@@ -62,11 +38,11 @@ def _leaf(stage: str, label: str, leaf: Seamcall, after: int = 0) -> list[_Case]
 
 def _one(
     stage: str, label: str, how: str, leaf: Seamcall, status: int, after: int = 0, times: int = 1
-) -> _Case:
+) -> Case[Failure]:
     return _Case(stage, label, how, (Failure(leaf, status, after, times),))
 
 
-def _undo(label: str, undo: Seamcall, after: int = 0) -> list[_Case]:
+def _undo(label: str, undo: Seamcall, after: int = 0) -> list[Case[Failure]]:
     """INIT_VM fails at its last step, and one of those that take back what came before."""
     first = Failure(Seamcall.MNG_INIT, _FAILED)
     return [
@@ -75,7 +51,7 @@ def _undo(label: str, undo: Seamcall, after: int = 0) -> list[_Case]:
     ]
 
 
-_CASES: tuple[_Case, ...] = (
+_CASES: tuple[Case[Failure], ...] = (
     _one("init_vm", "keyid", "failed", Seamcall.KEYID_ALLOC, 0),
     *_leaf("init_vm", "mng_create", Seamcall.MNG_CREATE),
     *_leaf("init_vm", "key_config", Seamcall.MNG_KEY_CONFIG),
@@ -131,44 +107,31 @@ _CASES: tuple[_Case, ...] = (
 )
 
 
-class _Launch:
-    """A TD on its way, stage by stage; each gives the step that it makes."""
+class _Launch(StagedLaunch):
+    """A TD on its way."""
 
     def __init__(self, bench: TdxBench) -> None:
+        machine = bench.make(initialized=False, vcpus=0)
+        machine.enable_split_irqchip()
+        super().__init__(bench, machine)
         self.bench = bench
-        self.machine = bench.make(initialized=False, vcpus=0)
-        self.machine.enable_split_irqchip()
-        self.machine.set_private(0, _PAGES * PAGE_SIZE)
-        self.machine.set_private(_PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
-        self.source = bench.source("aligned", _PAGES)
-        self.cpuid = bench.cpuid_of_td(self.machine)
-        self.added = 0
-        self.made: list[str] = []
-        self._stages: dict[str, Callable[[], Call]] = {
+        self.cpuid = bench.cpuid_of_td(machine)
+
+    def stages(self) -> Mapping[str, Callable[[], Call]]:
+        """What a TD's launch does, in its order."""
+        return {
             "init_vm": self._init_vm,
             "get_cpuid": self._get_cpuid,
             "init_vcpu": self._init_vcpu,
-            "region": self._region,
+            "region": self.populate,
             "finalize": self._finalize,
-            "prefault": self._pre_fault,
-            "punch": self._punch,
+            "prefault": self.pre_fault,
         }
 
     def reach(self, stage: str) -> bool:
         """Go through what precedes `stage`, and say whether all of it succeeded."""
-        for name in self._stages:
-            if name == stage:
-                break
-            if name not in self.made and not self.go(name).ok:
-                return False
-        return self._has_vcpu() if stage in ("get_cpuid", "init_vcpu") else True
-
-    def go(self, stage: str) -> Call:
-        """Do a stage."""
-        call = self._stages[stage]()
-        if call.ok:
-            self.made.append(stage)
-        return call
+        reached = super().reach(stage)
+        return reached and (stage not in ("get_cpuid", "init_vcpu") or self._has_vcpu())
 
     def _init_vm(self) -> Call:
         result = self.machine.try_.tdx.init_vm(cpuid=self.cpuid)
@@ -194,35 +157,8 @@ class _Launch:
         self._has_vcpu()
         return Call.of("INIT_VCPU", self.machine.tdx_vcpu().try_.init_vcpu())
 
-    def _region(self) -> Call:
-        done = self.added
-        address = self.source.address + done * PAGE_SIZE
-        call = self.bench.populate(done, _PAGES - done, address, record=False)
-        self.added += call.done or 0
-        return call
-
     def _finalize(self) -> Call:
         return Call.of("FINALIZE_VM", self.machine.try_.tdx.finalize_vm())
-
-    def _pre_fault(self) -> Call:
-        vcpu = self.machine.vcpus[0]
-        result = vcpu.try_.pre_fault_memory(_PRE_FAULTED * PAGE_SIZE, PAGE_SIZE)
-        return Call.of("KVM_PRE_FAULT_MEMORY", result)
-
-    def _punch(self) -> Call:
-        guest_memfd = self.machine.slots[0].guest_memfd
-        assert guest_memfd is not None
-        return Call.of("punch", guest_memfd.try_.punch_hole(0, PAGE_SIZE))
-
-
-def _left_since(before: dict[str, int]) -> dict[str, int]:
-    """Wait until all is as before, or what is left stays; return how much more there is."""
-    seen, since = tdx_standin.page_counts() or {}, time.monotonic()
-    while seen != before and time.monotonic() - since < _SETTLED:
-        time.sleep(0.01)
-        if (now := tdx_standin.page_counts() or {}) != seen:
-            seen, since = now, time.monotonic()
-    return {name: count - before.get(name, 0) for name, count in seen.items()}
 
 
 @contextmanager
@@ -240,38 +176,17 @@ def _on_one_processor() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _fail(bench: TdxBench, case: _Case) -> None:
+def _held() -> dict[str, int]:
+    """What the module holds for TDs: pages by type, and keys."""
+    return tdx_standin.page_counts() or {}
+
+
+_KIND = Kind(tdx_standin, _held, "punch", keys="keyids", keys_are="keys", guest_is="TD")
+
+
+def _fail(bench: TdxBench, case: Case[Failure]) -> None:
     bench.stack.enter_context(_on_one_processor())
-    before, struck = tdx_standin.page_counts() or {}, tdx_standin.struck()
-    bench.stack.callback(tdx_standin.forget)
-    launch = _Launch(bench)
-    reached = launch.reach(case.stage)
-    tdx_standin.inject(*case.failures)
-    if case.stage == "close":
-        launch.machine.close()
-    else:
-        bench.outcome.steps.append(launch.go(case.stage))
-        tdx_standin.clear_injection()
-        bench.outcome.steps.append(launch.go(case.stage))
-        reached = reached and launch.reach("punch") and bench.digest_is_right()
-        launch.machine.close()
-    left = _left_since(before)
-    tdx_standin.clear_injection()
-    bench.fact("the launch", "complete" if reached else "incomplete")
-    bench.fact("failures", tdx_standin.struck() - struck)
-    keys = left.pop("keyids")
-    note = ", ".join(f"{name} {count}" for name, count in left.items() if count)
-    bench.fact("pages left", sum(left.values()), note)
-    bench.fact("keys left", keys)
-    bench.outcome.keys_left = keys
-    if keys or note:
-        # The kernel has freed some of these pages: the next TD may get one, by chance.
-        tdx_standin.forget()
-    after = _Launch(bench)
-    complete = after.reach("punch") and bench.digest_is_right()
-    bench.forget_digest()
-    after.machine.close()
-    bench.fact("the next TD", "complete" if complete else "incomplete")
+    fail(bench, case, _KIND, lambda: _Launch(bench), lambda: _Launch(bench))
 
 
 for _case in _CASES:

@@ -60,6 +60,11 @@ class Failure:
     after: int = 0
     times: int = 1
 
+    @property
+    def name(self) -> str:
+        """What fails."""
+        return self.call.name
+
 
 @dataclass(frozen=True)
 class GivenPage:

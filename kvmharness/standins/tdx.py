@@ -59,6 +59,11 @@ class Failure:
     after: int = 0
     times: int = 1
 
+    @property
+    def name(self) -> str:
+        """What fails."""
+        return self.leaf.name
+
 
 @dataclass(frozen=True)
 class GivenPage:
