@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What every SNP test is held to on a host with the stand-in: no page left in a guest's hands."""
+"""A launch that has begun; and what every SNP test is held to on a host with the stand-in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from kvmharness.kvm.mapping import PAGE_SIZE
+from kvmharness.machine.builder import VmBuilder
+from kvmharness.machine.machine import Machine
 from kvmharness.standins import snp as standin
+
+_PAGES = 16
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +27,12 @@ def rmp_balance() -> Iterator[None]:
         return
     after = standin.wait_for_counts(before, seconds=3)
     assert after == before, f"the kernel left pages in the RMP: {before} before, {after} after"
+
+
+@pytest.fixture
+def machine(vm_builder: Callable[..., VmBuilder]) -> Iterator[Machine]:
+    """A guest whose launch has been started, with a slot of 16 private pages from gpa 0."""
+    with vm_builder("snp").guest_memfd(0, _PAGES * PAGE_SIZE).build() as machine:
+        machine.set_private(0, _PAGES * PAGE_SIZE)
+        machine.snp.launch_start()
+        yield machine

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import array
 import struct
-from collections.abc import Callable
 
 import pytest
 
@@ -13,63 +12,49 @@ from kvmharness.kvm.fields import Buffer
 from kvmharness.kvm.mapping import PAGE_SIZE
 from kvmharness.launch.sev import PageType
 from kvmharness.launch.source import numbered_pages
-from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 from kvmharness.measure.snp import LaunchDigest
 from kvmharness.standins import snp as snp_standin
-
-PAGES = 16
 
 #: One function, leaf 0, with bits in EDX that no processor's has (SNP firmware ABI, 8.17.2.6).
 WRONG = struct.pack("<I12xIIQQI", 1, 0, 0, 0, 0, 0xFFFF).ljust(PAGE_SIZE, b"\0")
 
 
-def launched(vm_builder: Callable[..., VmBuilder]) -> Machine:
-    machine = vm_builder("snp").guest_memfd(0, PAGES * PAGE_SIZE).build()
-    machine.set_private(0, PAGES * PAGE_SIZE)
-    machine.snp.launch_start()
-    return machine
-
-
 @pytest.mark.scenario("snp.source.any_buffer")
 @pytest.mark.requires_vm_type("snp")
-def test_memory_comes_from_any_buffer(vm_builder: Callable[..., VmBuilder]) -> None:
+def test_memory_comes_from_any_buffer(machine: Machine) -> None:
     pages = numbered_pages(2)
     digest = LaunchDigest()
-    with launched(vm_builder) as machine:
-        buffers: list[Buffer] = [
-            pages,
-            bytearray(pages),
-            memoryview(pages),
-            array.array("Q", pages),
-        ]
-        for index, buffer in enumerate(buffers):
-            gpa = 2 * index * PAGE_SIZE
-            result = machine.try_.snp.launch_update(
-                gpa, 2 * PAGE_SIZE, source=buffer, type=PageType.NORMAL
-            )
-            assert result.ok
-            assert result.written_back == (gpa + 2 * PAGE_SIZE, 2 * PAGE_SIZE, 0)
-            for page in range(2):
-                contents = pages[page * PAGE_SIZE :][:PAGE_SIZE]
-                digest.update(PageType.NORMAL, gpa + page * PAGE_SIZE, contents)
-        if snp_standin.present():
-            assert snp_standin.launch_digest() == digest.hexdigest()
+    buffers: list[Buffer] = [
+        pages,
+        bytearray(pages),
+        memoryview(pages),
+        array.array("Q", pages),
+    ]
+    for index, buffer in enumerate(buffers):
+        gpa = 2 * index * PAGE_SIZE
+        result = machine.try_.snp.launch_update(
+            gpa, 2 * PAGE_SIZE, source=buffer, type=PageType.NORMAL
+        )
+        assert result.ok
+        assert result.written_back == (gpa + 2 * PAGE_SIZE, 2 * PAGE_SIZE, 0)
+        for page in range(2):
+            contents = pages[page * PAGE_SIZE :][:PAGE_SIZE]
+            digest.update(PageType.NORMAL, gpa + page * PAGE_SIZE, contents)
+    if snp_standin.present():
+        assert snp_standin.launch_digest() == digest.hexdigest()
 
 
 @pytest.mark.scenario("snp.cpuid.rejected_buffer")
 @pytest.mark.requires_vm_type("snp")
-def test_a_corrected_cpuid_page_comes_back_where_it_may(
-    vm_builder: Callable[..., VmBuilder],
-) -> None:
+def test_a_corrected_cpuid_page_comes_back_where_it_may(machine: Machine) -> None:
     constant, before = WRONG, bytes(bytearray(WRONG))
-    with launched(vm_builder) as machine:
-        update = machine.try_.snp.launch_update
-        result = update(0, PAGE_SIZE, source=constant, type=PageType.CPUID)
-        assert (result.errno_name, result.fw_error_name) == ("EIO", "INVALID_PARAM")
-        assert constant == before
+    update = machine.try_.snp.launch_update
+    result = update(0, PAGE_SIZE, source=constant, type=PageType.CPUID)
+    assert (result.errno_name, result.fw_error_name) == ("EIO", "INVALID_PARAM")
+    assert constant == before
 
-        page = bytearray(WRONG)
-        assert not update(0, PAGE_SIZE, source=page, type=PageType.CPUID).ok
-        assert page != WRONG
-        assert update(0, PAGE_SIZE, source=page, type=PageType.CPUID).ok
+    page = bytearray(WRONG)
+    assert not update(0, PAGE_SIZE, source=page, type=PageType.CPUID).ok
+    assert page != WRONG
+    assert update(0, PAGE_SIZE, source=page, type=PageType.CPUID).ok

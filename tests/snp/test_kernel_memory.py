@@ -7,7 +7,7 @@ when it is lost many times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -29,14 +29,6 @@ _PAGES = 16
 _ABOVE = 1 << 32
 #: As the contract has it for gmem.bind.overlap.
 _BOUND_TWICE = "EEXIST" if running_series() >= (7, 2) else "EINVAL"
-
-
-@pytest.fixture
-def machine(vm_builder: Callable[..., VmBuilder]) -> Iterator[Machine]:
-    with vm_builder("snp").guest_memfd(0, _PAGES * PAGE_SIZE).build() as machine:
-        machine.set_private(0, _PAGES * PAGE_SIZE)
-        machine.snp.launch_start()
-        yield machine
 
 
 def bind(machine: Machine, slot: int, gpa: int, pages: int, page: int = 0) -> str:

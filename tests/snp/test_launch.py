@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -26,20 +26,24 @@ from kvmharness.launch.source import SourceBuffer
 from kvmharness.machine.builder import VmBuilder
 from kvmharness.machine.machine import Machine
 
-PAGES = 16
 
-
-def launched(vm_builder: Callable[..., VmBuilder]) -> Machine:
-    machine = vm_builder("snp").guest_memfd(0, PAGES * PAGE_SIZE).build()
-    machine.set_private(0, PAGES * PAGE_SIZE)
-    machine.snp.launch_start()
-    return machine
+@pytest.fixture
+def next_slot(machine: Machine) -> Iterator[int]:
+    """A second slot of two private pages right behind the first; where the first ends, in bytes."""
+    end = machine.slots[0].size
+    with machine.create_guest_memfd(2 * PAGE_SIZE) as second:
+        shared = machine.slots[0].mapping.address
+        machine.set_user_memory_region2(
+            1, end, 2 * PAGE_SIZE, shared, lib.KVM_MEM_GUEST_MEMFD, second
+        )
+        machine.set_private(end, 2 * PAGE_SIZE)
+        yield end
 
 
 @pytest.mark.scenario("snp.launch.whole")
 @pytest.mark.requires_vm_type("snp")
-def test_a_launch_from_start_to_finish(vm_builder: Callable[..., VmBuilder]) -> None:
-    with launched(vm_builder) as machine, SourceBuffer.anonymous(4) as source:
+def test_a_launch_from_start_to_finish(machine: Machine) -> None:
+    with SourceBuffer.anonymous(4) as source:
         assert machine.snp.populate(0, 4 * PAGE_SIZE, source=source) == 1
         calls = machine.snp.populate(4 * PAGE_SIZE, 4 * PAGE_SIZE, source=None, type=PageType.ZERO)
         assert calls == 1
@@ -49,26 +53,16 @@ def test_a_launch_from_start_to_finish(vm_builder: Callable[..., VmBuilder]) -> 
 
 @pytest.mark.scenario("snp.launch.populate_goes_on")
 @pytest.mark.requires_vm_type("snp")
-def test_populate_goes_on_over_the_slots_end(vm_builder: Callable[..., VmBuilder]) -> None:
-    with (
-        launched(vm_builder) as machine,
-        machine.create_guest_memfd(2 * PAGE_SIZE) as second,
-        SourceBuffer.anonymous(4) as source,
-    ):
-        end = PAGES * PAGE_SIZE
-        shared = machine.slots[0].mapping.address
-        machine.set_user_memory_region2(
-            1, end, 2 * PAGE_SIZE, shared, lib.KVM_MEM_GUEST_MEMFD, second
-        )
-        machine.set_private(end, 2 * PAGE_SIZE)
+def test_populate_goes_on_over_the_slots_end(machine: Machine, next_slot: int) -> None:
+    with SourceBuffer.anonymous(4) as source:
         # One call stops at the slot's end; the loop takes the rest into the next slot.
-        assert machine.snp.populate(end - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source=source) == 2
+        assert machine.snp.populate(next_slot - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source=source) == 2
 
 
 @pytest.mark.scenario("snp.launch.populate_many")
 @pytest.mark.requires_vm_type("snp")
-def test_many_parts_are_populated_in_one_go(vm_builder: Callable[..., VmBuilder]) -> None:
-    with launched(vm_builder) as machine, SourceBuffer.anonymous(4, hole=(3, 1)) as source:
+def test_many_parts_are_populated_in_one_go(machine: Machine) -> None:
+    with SourceBuffer.anonymous(4, hole=(3, 1)) as source:
         parts = [
             (0, 2 * PAGE_SIZE, source, PageType.NORMAL),
             (4 * PAGE_SIZE, PAGE_SIZE, None, PageType.ZERO),
@@ -85,26 +79,16 @@ def test_many_parts_are_populated_in_one_go(vm_builder: Callable[..., VmBuilder]
 
 @pytest.mark.scenario("snp.launch.populate_many_goes_on")
 @pytest.mark.requires_vm_type("snp")
-def test_a_part_over_the_slots_end_takes_two_calls(vm_builder: Callable[..., VmBuilder]) -> None:
-    with (
-        launched(vm_builder) as machine,
-        machine.create_guest_memfd(2 * PAGE_SIZE) as second,
-        SourceBuffer.anonymous(4) as source,
-    ):
-        end = PAGES * PAGE_SIZE
-        shared = machine.slots[0].mapping.address
-        machine.set_user_memory_region2(
-            1, end, 2 * PAGE_SIZE, shared, lib.KVM_MEM_GUEST_MEMFD, second
-        )
-        machine.set_private(end, 2 * PAGE_SIZE)
-        part = (end - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source, PageType.NORMAL)
+def test_a_part_over_the_slots_end_takes_two_calls(machine: Machine, next_slot: int) -> None:
+    with SourceBuffer.anonymous(4) as source:
+        part = (next_slot - 2 * PAGE_SIZE, 4 * PAGE_SIZE, source, PageType.NORMAL)
         assert machine.snp.populate_many([part]) == 2
 
 
 @pytest.mark.scenario("snp.launch.populate_raises")
 @pytest.mark.requires_vm_type("snp")
-def test_populate_raises_what_stopped_it(vm_builder: Callable[..., VmBuilder]) -> None:
-    with launched(vm_builder) as machine, SourceBuffer.anonymous(4, hole=(2, 2)) as source:
+def test_populate_raises_what_stopped_it(machine: Machine) -> None:
+    with SourceBuffer.anonymous(4, hole=(2, 2)) as source:
         with pytest.raises(KvmError, match="KVM_SEV_SNP_LAUNCH_UPDATE failed: EIO") as caught:
             machine.snp.populate(0, 4 * PAGE_SIZE, source=source)
         assert caught.value.errno == errno.EIO
@@ -163,14 +147,11 @@ def test_a_policy_the_firmware_refuses_is_named(vm_builder: Callable[..., VmBuil
 
 @pytest.mark.scenario("snp.finish.id_block_unreadable")
 @pytest.mark.requires_vm_type("snp")
-def test_finish_with_an_id_block_that_cannot_be_read(
-    vm_builder: Callable[..., VmBuilder],
-) -> None:
-    with launched(vm_builder) as machine:
-        parameters = SnpLaunchFinish(id_block_en=1, id_block_uaddr=0x10)
-        result = machine.try_.snp.command(lib.KVM_SEV_SNP_LAUNCH_FINISH, parameters)
-        assert result.errno_name == "EFAULT"
-        assert machine.try_.snp.launch_finish().ok
+def test_finish_with_an_id_block_that_cannot_be_read(machine: Machine) -> None:
+    parameters = SnpLaunchFinish(id_block_en=1, id_block_uaddr=0x10)
+    result = machine.try_.snp.command(lib.KVM_SEV_SNP_LAUNCH_FINISH, parameters)
+    assert result.errno_name == "EFAULT"
+    assert machine.try_.snp.launch_finish().ok
 
 
 @pytest.mark.scenario("snp.host.sev_device")
