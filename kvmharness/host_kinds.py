@@ -86,6 +86,8 @@ _TDX = EmulatedKind(
 
 #: The kinds of emulated hosts, by name.
 EMULATED: Mapping[str, EmulatedKind] = {kind.name: kind for kind in (_SNP, _TDX)}
+#: The VM types that have scenarios, and a host of their own or one that serves them.
+VM_TYPES = ("default", *(kind.vm_type for kind in EMULATED.values()))
 #: The names of all kinds.
 NAMES = (NATIVE, *EMULATED)
 

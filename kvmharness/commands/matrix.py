@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kvmharness.scenarios.scenario import Scenario
 
 #: The VM types that have scenarios.
-_VM_TYPES = ("default", *(kind.vm_type for kind in host_kinds.EMULATED.values()))
 _EMULATED = "emulated"
 
 
@@ -53,7 +52,7 @@ _EMULATED = "emulated"
 )
 @click.option(
     "--vm-type",
-    type=click.Choice(_VM_TYPES),
+    type=click.Choice(host_kinds.VM_TYPES),
     default="snp",
     show_default=True,
     help="Whose scenarios.",

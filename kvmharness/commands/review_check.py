@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmharness import host_kinds
-from kvmharness.commands.series import VM_TYPES, examine, request
+from kvmharness.commands.series import examine, request, selection
 from kvmharness.errors import HarnessError, MissingCapability, UsageError
 
 if TYPE_CHECKING:
@@ -31,21 +30,7 @@ _TOOL = "kvmharness"
 
 
 @click.command("review-check", short_help="The same for one message, as b4's review asks for it.")
-@click.option(
-    "--kernel",
-    default=host_kinds.DEFAULT_KERNEL,
-    show_default=True,
-    metavar="KERNEL",
-    help="As of series.",
-)
-@click.option(
-    "--vm-type",
-    "vm_types",
-    type=click.Choice(VM_TYPES),
-    multiple=True,
-    help="Whose scenarios; all by default. Repeatable.",
-)
-@click.option("--only", multiple=True, metavar="SELECT", help="Only these scenarios. Repeatable.")
+@selection
 def review_check(kernel: str, vm_types: tuple[str, ...], only: tuple[str, ...]) -> int:
     """Read a message from standard input and print what its series changes, for b4's review.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
     from kvmharness.review.model import Review
     from kvmharness.review.work import Wanted
 
-#: The VM types that have scenarios, and a host of their own or one that serves them.
-VM_TYPES = ("default", *(kind.vm_type for kind in host_kinds.EMULATED.values()))
+
+def selection(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options for what a series is tried on: the kernel and the scenarios."""
+    for option in (
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="SELECT",
+            help="Only scenarios whose id is meant (snp.source, tdx.*.null). Repeatable.",
+        ),
+        click.option(
+            "--vm-type",
+            "vm_types",
+            type=click.Choice(host_kinds.VM_TYPES),
+            multiple=True,
+            help="Whose scenarios; all by default. Repeatable.",
+        ),
+        click.option(
+            "--kernel",
+            default=host_kinds.DEFAULT_KERNEL,
+            show_default=True,
+            metavar="KERNEL",
+            help="The packaged kernel to apply it to: a series (6.12), newest, or a variant of "
+            "one.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(short_help="What a series of patches changes, without a kernel tree.")
 @click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option(
-    "--kernel",
-    default=host_kinds.DEFAULT_KERNEL,
-    show_default=True,
-    metavar="KERNEL",
-    help="The packaged kernel to apply it to: a series (6.12), newest, or a variant of one.",
-)
-@click.option(
-    "--vm-type",
-    "vm_types",
-    type=click.Choice(VM_TYPES),
-    multiple=True,
-    help="Whose scenarios; all by default. Repeatable.",
-)
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="SELECT",
-    help="Only scenarios whose id is meant (snp.source, tdx.*.null). Repeatable.",
-)
+@selection
 @click.option(
     "--each", is_flag=True, help="Build every patch, and name the first that breaks or changes."
 )
@@ -138,13 +145,13 @@ def request(
         )
     if refused := series.refusal():
         raise MissingCapability(series.name, refused)
-    chosen = vm_types or VM_TYPES
+    chosen = vm_types or host_kinds.VM_TYPES
     scenarios = {name: catalog.scenarios(VmType.parse(name)) for name in chosen}
     ids = [scenario for found in scenarios.values() for scenario in found]
     taken = set(_selected(only, ids)) if only else set(ids)
     left_out = []
-    if len(chosen) < len(VM_TYPES):
-        missing = [name for name in VM_TYPES if name not in chosen]
+    if len(chosen) < len(host_kinds.VM_TYPES):
+        missing = [name for name in host_kinds.VM_TYPES if name not in chosen]
         left_out.append(f"VM types that were not asked for: {', '.join(missing)}")
     if len(taken) < len(ids):
         left_out.append(f"{len(ids) - len(taken)} scenarios that were not asked for")
